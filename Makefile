@@ -1,0 +1,36 @@
+# make reproduce and make test set everything up themselves; a second call only works.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help venv test reproduce lab notebooks readme bench
+help:            ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+venv: $(STAMP)   ## create .venv and install smpr with everything the project needs
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "smpr needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if command -v uv >/dev/null 2>&1; then uv pip install --python $(BIN)/python -e '.[dev]'; \
+	 else $(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'; fi
+	@touch $@
+
+test: $(STAMP)   ## every check: export, notebooks, tests, ablation smoke (at most 20 minutes)
+	@bash .ci/test.sh
+
+reproduce: $(STAMP)  ## Table I at mini scale on the embedded data (at most 30 minutes on two cores)
+	@$(BIN)/smpr reproduce table1 --scale mini
+
+lab: $(STAMP)    ## JupyterLab with the notebooks, widgets working
+	@$(BIN)/jupyter lab --notebook-dir=nbs
+
+notebooks: $(STAMP)  ## run every chapter in place, pictures kept, then clean and export
+	@bash .ci/notebooks.sh
+
+readme: $(STAMP) ## README.md from nbs/index.ipynb
+	@$(BIN)/python .ci/readme.py
+
+bench: $(STAMP)  ## how fast the deformable convolution is here, against torchvision
+	@$(BIN)/python benchmarks/deform.py
