@@ -1,6 +1,6 @@
 """Can the network learn real pictures by heart?
 
-    python benchmarks/overfit_real.py [--coco ../shared/coco/train] [--steps 1200]
+    python benchmarks/overfit_real.py [--coco ../shared/coco/train] [--steps 1500]
 
 Sixteen real pictures with two or more people each (persons of at least 32x32 px, no crowds, landscape), a frozen ImageNet backbone,
 neck and head trained on these sixteen without augmentation, AP on the same sixteen. A loss, target or decoding that is subtly wrong
@@ -35,15 +35,15 @@ def choose(poses: PoseSet, count: int) -> PoseSet:
 def overfit_config(steps: int) -> Config:
     "The small network without anything that keeps it from memorising."
     base = small_config()
-    return replace(base, model=replace(base.model, frozen_stages=4, neck=NeckName.FPN, width=96, heatmap=False),
-                   test=replace(base.test, short=384, long=512, decode=replace(base.test.decode, nms_iou=0.5)),
-                   train=replace(base.train, steps=steps, batch=8, lr=2e-3, weight_decay=0.0, warmup=50, ema=0.98))
+    return replace(base, model=replace(base.model, frozen_stages=4, neck=NeckName.FPN, heatmap=False),
+                   test=replace(base.test, short=288, long=384, decode=replace(base.test.decode, nms_iou=0.5)),
+                   train=replace(base.train, steps=steps, batch=4, lr=2e-3, weight_decay=0.0, warmup=50, ema=0.98))
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--coco", type=Path, default=Path("../shared/coco/train"))
-    arguments.add_argument("--steps", type=int, default=1200)
+    arguments.add_argument("--steps", type=int, default=1500)
     a = arguments.parse_args()
     began = time.time()
     poses = choose(load_set(a.coco / "images", a.coco / "person_keypoints.json"), 16)

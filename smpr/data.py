@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PictureRecord', 'PoseSet', 'read_json', 'read_keypoints', 'load_set', 'read_image', 'Sample', 'trainable',
            'resize_factor', 'resize', 'flip', 'Outside', 'clip_people', 'crop', 'warp', 'recolor', 'DataConfig',
-           'augment', 'Batch', 'collate', 'TrainStream', 'DrawSampler', 'Collate', 'one_thread', 'train_loader']
+           'augment', 'Batch', 'collate', 'TrainStream', 'DrawSampler', 'Collate', 'one_thread', 'train_loader',
+           'set_hash']
 
 # %% ../nbs/08_data.ipynb #1249ca2e
 import json
@@ -344,3 +345,11 @@ def train_loader(stream: TrainStream, sampler: DrawSampler, workers: int = 2) ->
     "Batches of the stream in the order of the sampler."
     return DataLoader(stream, batch_sampler=sampler, collate_fn=Collate(stream.config.pseudo_box), num_workers=workers,
                       worker_init_fn=one_thread, persistent_workers=False, prefetch_factor=4 if workers else None)
+
+# %% ../nbs/08_data.ipynb #cd73ca63
+def set_hash(poses: PoseSet) -> str:
+    "Short fingerprint of a set: its annotation file, and names and sizes of its pictures."
+    import hashlib
+    h = hashlib.sha256(Path(poses.annotations).read_bytes())
+    for r in sorted(poses.records, key=lambda r: r.file): h.update(f"{r.file} {r.width} {r.height}".encode())
+    return h.hexdigest()[:16]

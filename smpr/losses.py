@@ -6,7 +6,8 @@
 __all__ = ['People', 'Predictions', 'LossConfig', 'focal_loss', 'heatmap_classes', 'heatmap_targets', 'pose_l1', 'Targets',
            'make_targets', 'over_processes', 'compute_losses']
 
-# %% ../nbs/06_losses.ipynb #37715700
+# %% ../nbs/06_losses.ipynb #53959b3e
+# Shapes: N pictures, P locations, G persons, K keypoints, h x w cells of the heatmap.
 from dataclasses import dataclass
 
 import torch
@@ -142,9 +143,7 @@ def compute_losses(pred: Predictions, people: list[People], sigmas: Tensor,
     weight, score = torch.stack([t.weight for t in targets]), torch.stack([t.score for t in targets])
     in_region, positive = region >= 0, refined >= 0
     weight = weight if config.oks_weighted == Variant.CODE else torch.ones_like(weight)
-    marks = None
-    if pred.heatmap is not None:
-        marks = heatmap_targets(people, pred.heatmap.shape[-2:], pred.level_strides[0], len(sigmas))
+    marks = None if pred.heatmap is None else heatmap_targets(people, pred.heatmap.shape[-2:], pred.level_strides[0], len(sigmas))
     counts = torch.stack([in_region.sum(), positive.sum(), weight[in_region].sum(), weight[positive].sum(),
                           torch.tensor(float(len(people)), device=weight.device),
                           weight.new_zeros(()) if marks is None else marks.sum()])

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['PoseConv', 'refine']
 
-# %% ../nbs/04_refinement.ipynb #03de6f29
+# %% ../nbs/04_refinement.ipynb #35034924
+# Shapes: N pictures, C channels, K keypoints, L levels, h x w cells of one level.
 import torch
 from torch import Tensor, nn
 
-# %% ../nbs/04_refinement.ipynb #7be23e3c
+# %% ../nbs/04_refinement.ipynb #ca7febb5
 class PoseConv(nn.Module):
-    "A 3x3 convolution to 2K offsets, times one learnt number per level."
+    "A 3x3 convolution to 2K offsets, times one learnt number per level (published code)."
     def __init__(self, keypoints: int,    # K
-                 width: int,              # input channels
+                 width: int,              # input channels C
                  levels: int):            # L
         super().__init__()
         self.conv = nn.Conv2d(width, 2 * keypoints, 3, padding=1)
@@ -21,13 +22,13 @@ class PoseConv(nn.Module):
         nn.init.normal_(self.conv.weight, std=0.01)
         nn.init.zeros_(self.conv.bias)
 
-    def forward(self, x: Tensor,           # (N, C, H, W)
-                level: int) -> Tensor:     # (N, 2K, H, W) strides
+    def forward(self, x: Tensor,           # (N, C, h, w)
+                level: int) -> Tensor:     # (N, 2K, h, w) strides
         return self.conv(x).float() * self.scales[level]
 
-# %% ../nbs/04_refinement.ipynb #33984b38
-def refine(initial: Tensor,      # (N, 2K, H, W) initial offsets, strides
-           delta: Tensor         # (N, 2K, H, W) second offsets, strides
-           ) -> Tensor:
+# %% ../nbs/04_refinement.ipynb #8fbf9241
+def refine(initial: Tensor,      # (N, 2K, h, w) initial offsets, strides
+           delta: Tensor         # (N, 2K, h, w) second offsets, strides
+           ) -> Tensor:          # (N, 2K, h, w) strides
     "Initial plus second offsets (paper eq. 3); the initial pose is a constant to the second stage (published code)."
     return initial.detach() + delta

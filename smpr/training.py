@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Optimizer', 'Schedule', 'TrainConfig', 'Config', 'lr_factor', 'make_optimizer', 'Ema', 'forward_batch',
            'batch_losses', 'split_batch', 'backward_in_parts', 'backward_batch', 'rank_world', 'processes', 'wrap',
-           'over_ranks', 'DepthwiseConv', 'quick_depthwise', 'TrainState', 'make_state', 'train_step', 'pack_optimizer',
-           'unpack_optimizer', 'save_checkpoint', 'find_checkpoint', 'check_same_config', 'load_checkpoint', 'load_run',
-           'peak_memory', 'RunLog', 'read_log', 'averaged', 'measure', 'pose_sheet', 'small_config', 'open_run',
-           'Keeper', 'step_batches', 'train']
+           'over_ranks', 'DepthwiseConv', 'quick_depthwise', 'small_config', 'TrainState', 'make_state', 'train_step',
+           'pack_optimizer', 'unpack_optimizer', 'save_checkpoint', 'find_checkpoint', 'check_same_config',
+           'load_checkpoint', 'load_run', 'peak_memory', 'RunLog', 'read_log', 'averaged', 'measure', 'pose_sheet',
+           'open_run', 'Keeper', 'step_batches', 'train']
 
 # %% ../nbs/11_training.ipynb #345d3a58
 # Shapes: N images, P locations, K keypoints. A step is one update of the weights; a draw is one training sample.
@@ -281,6 +281,17 @@ def _depthwise_forward(conv: nn.Conv2d, x: Tensor) -> Tensor:
     if isinstance(conv, Conv2dSame): x, padding = pad_same(x, conv.kernel_size, conv.stride), (0, 0)
     return DepthwiseConv.apply(x, conv.weight, conv.stride, padding)
 
+# %% ../nbs/11_training.ipynb #2b137ad9
+def small_config(steps: int = 2500, batch: int = 16) -> Config:
+    "The network and recipe of the shipped weights: a few million parameters, pictures of 320x240 px, a CPU. Not the paper's."
+    return Config(
+        model=ModelConfig(backbone=BackboneName.LITE0, neck=NeckName.PAFPN, pixels=Pixels.HALF, frozen_stages=2, frozen_norm_affine=False,
+                          strides=(8, 16, 32), width=64, tower_depth=2, norm_groups=16, heatmap_width=64),
+        data=DataConfig(short=240, long=320, crop=0, outside=Outside.DROP, zoom=(0.7, 1.6), turn=8.0, color=0.12),
+        test=TestConfig(short=240, long=320),
+        train=TrainConfig(steps=steps, batch=batch, optimizer=Optimizer.ADAMW, lr=1e-3, weight_decay=0.05, backbone_lr=0.5,
+                          schedule=Schedule.COSINE, warmup=min(200, steps // 4), warmup_factor=0.0, clip=10.0, ema=0.998))
+
 # %% ../nbs/11_training.ipynb #0f83bace
 @dataclass
 class TrainState:
@@ -462,12 +473,11 @@ def read_log(run: Path) -> list[dict]:
         except json.JSONDecodeError: break
     return rows
 
-# %% ../nbs/11_training.ipynb #d612361d
+# %% ../nbs/11_training.ipynb #ebe733f3
 def averaged(state: TrainState, config: Config) -> SMPR:
     "A copy of the network for testing, with the averaged weights when there are some."
     net = SMPR(state.net.config, state.net.skeleton)
     net.load_state_dict(state.ema.state if state.ema else state.net.state_dict())
-    net.half_precision = config.train.bf16
     return net.to(state.net.mean.device, memory_format=torch.channels_last).eval()
 
 # %% ../nbs/11_training.ipynb #89150421
@@ -495,17 +505,6 @@ def pose_sheet(net: SMPR, poses: PoseSet, config: TestConfig, count: int = 4, le
         ax.set(xticks=[], yticks=[], xlim=(0, r.width), ylim=(r.height, 0))
     return fig
 
-# %% ../nbs/11_training.ipynb #2b137ad9
-def small_config(steps: int = 2500, batch: int = 16) -> Config:
-    "The network and recipe of the shipped weights: a few million parameters, pictures of 320x240 px, a CPU. Not the paper's."
-    return Config(
-        model=ModelConfig(backbone=BackboneName.LITE0, neck=NeckName.PAFPN, pixels=Pixels.HALF, frozen_stages=2, frozen_norm_affine=False,
-                          strides=(8, 16, 32), width=64, tower_depth=2, norm_groups=16, heatmap_width=64),
-        data=DataConfig(short=240, long=320, crop=0, outside=Outside.DROP, zoom=(0.7, 1.6), turn=8.0, color=0.12),
-        test=TestConfig(short=240, long=320),
-        train=TrainConfig(steps=steps, batch=batch, optimizer=Optimizer.ADAMW, lr=1e-3, weight_decay=0.05, backbone_lr=0.5,
-                          schedule=Schedule.COSINE, warmup=min(200, steps // 4), warmup_factor=0.0, clip=10.0, ema=0.998))
-
 # %% ../nbs/11_training.ipynb #ee66c36a
 def open_run(run: Path, config: Config, train_set: PoseSet, state: TrainState, resume: bool = True) -> None:
     "Make the run folder, or continue the run that it holds. Raises `SmprError`; nothing is ever overwritten by another run."
@@ -528,6 +527,7 @@ class Keeper:
     def __init__(self, run: Path, state: TrainState, config: Config, train_set: PoseSet, val_set: PoseSet | None, progress: bool = True):
         self.run, self.state, self.config, self.progress = run, state, config, progress
         self.train_set, self.val_set = train_set, val_set
+        self.test = replace(config.test, bf16=config.train.bf16)
         self.rank, _ = rank_world()
         self.log = RunLog(run, state.step) if self.rank == 0 else None
 
@@ -545,20 +545,21 @@ class Keeper:
 
     def check(self) -> dict[str, float]:
         "Measure on the validation set; keep the checkpoint as `best` when no earlier one was better."
-        net = averaged(self.state, self.config)
-        metrics = measure(net, self.val_set, self.config.test, self.progress)
+        net, began = averaged(self.state, self.config), time.monotonic()
+        metrics = measure(net, self.val_set, self.test, self.progress)
         if self.log: self.log.write(self.state.step, metrics)
         if metrics["AP"] > self.state.best:
             self.state.best = metrics["AP"]
             self.save("best", metrics=metrics)
             self.save("last", metrics=metrics)
         self.show(net)
+        if self.log: self.log.since += time.monotonic() - began           # measuring does not count as slow training
         return metrics
 
     def show(self, net: SMPR) -> None:
         "Put pictures with found poses into TensorBoard."
         for name, poses in (("train", self.train_set), ("val", self.val_set)):
-            if self.log and poses is not None: self.log.picture(f"poses/{name}", pose_sheet(net, poses, self.config.test), self.state.step)
+            if self.log and poses is not None: self.log.picture(f"poses/{name}", pose_sheet(net, poses, self.test), self.state.step)
 
     def close(self) -> None:
         if self.log: self.log.board.close()
