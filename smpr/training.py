@@ -10,13 +10,13 @@ __all__ = ['Optimizer', 'Schedule', 'TrainConfig', 'Config', 'lr_factor', 'make_
            'load_checkpoint', 'load_run', 'peak_memory', 'RunLog', 'read_log', 'averaged', 'measure', 'pose_sheet',
            'open_run', 'Keeper', 'step_batches', 'train']
 
-# %% ../nbs/11_training.ipynb #345d3a58
+# %% ../nbs/11_training.ipynb #18251e47
 # Shapes: N images, P locations, K keypoints. A step is one update of the weights; a draw is one training sample.
 import json
 import math
 import os
-import resource
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -374,7 +374,7 @@ def save_checkpoint(folder: Path, state: TrainState, config: Config, more: dict 
     except (OSError, SmprError) as e:
         shutil.rmtree(part, ignore_errors=True)
         if old.exists() and not folder.exists(): old.rename(folder)
-        raise SmprError(f"{folder}: step {state.step} cannot be saved ({e}); what was saved before is kept; free some space and run again to resume") from None
+        raise SmprError(f"{folder}: step {state.step} cannot be saved ({str(e).split(';')[0]}); what was saved before is kept; free some space and run again to resume") from None
     shutil.rmtree(old, ignore_errors=True)
     return folder
 
@@ -422,11 +422,12 @@ def load_run(run: Path) -> SMPR:
     net.load_state_dict(state)
     return net.eval().to(memory_format=torch.channels_last)
 
-# %% ../nbs/11_training.ipynb #25a22920
+# %% ../nbs/11_training.ipynb #120f94ef
 def peak_memory(device: torch.device) -> float:
     "The most memory this process has used, GiB: of the GPU, or of main memory without one."
     if device.type == "cuda": return torch.cuda.max_memory_allocated(device) / 2 ** 30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+    import resource                                       # Unix only
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 30 if sys.platform == "darwin" else 2 ** 20)
 
 # %% ../nbs/11_training.ipynb #35bc6da3
 class RunLog:
