@@ -8,7 +8,7 @@ __all__ = ['Optimizer', 'Schedule', 'TrainConfig', 'Config', 'lr_factor', 'make_
            'over_ranks', 'DepthwiseConv', 'quick_depthwise', 'small_config', 'TrainState', 'make_state', 'train_step',
            'pack_optimizer', 'unpack_optimizer', 'save_checkpoint', 'find_checkpoint', 'check_same_config',
            'load_checkpoint', 'load_run', 'peak_memory', 'RunLog', 'read_log', 'averaged', 'measure', 'pose_sheet',
-           'open_run', 'Keeper', 'step_batches', 'train']
+           'open_run', 'show_poses', 'Keeper', 'step_batches', 'train']
 
 # %% ../nbs/11_training.ipynb #18251e47
 # Shapes: N images, P locations, K keypoints. A step is one update of the weights; a draw is one training sample.
@@ -522,12 +522,17 @@ def open_run(run: Path, config: Config, train_set: PoseSet, state: TrainState, r
     except OSError as e: raise SmprError(f"{run}: cannot be made ({e.strerror or e}); choose another run folder") from None
     atomic_write(run / "config.json", json.dumps(about, indent=1) + "\n")
 
+# %% ../nbs/11_training.ipynb #475dfca1
+def show_poses(log: RunLog, net: SMPR, sets: dict[str, PoseSet | None], config: TestConfig, step: int) -> None:
+    "Put pictures of each set, with the poses found there, into TensorBoard."
+    for name, poses in sets.items():
+        if poses is not None: log.picture(f"poses/{name}", pose_sheet(net, poses, config), step)
+
 # %% ../nbs/11_training.ipynb #aa1d796f
 class Keeper:
     "What the first process writes while training: log, checkpoints, measurements. The others only help to measure."
     def __init__(self, run: Path, state: TrainState, config: Config, train_set: PoseSet, val_set: PoseSet | None, progress: bool = True):
-        self.run, self.state, self.config, self.progress = run, state, config, progress
-        self.train_set, self.val_set = train_set, val_set
+        self.run, self.state, self.config, self.train_set, self.val_set, self.progress = run, state, config, train_set, val_set, progress
         self.test = replace(config.test, bf16=config.train.bf16)
         self.rank, _ = rank_world()
         self.log = RunLog(run, state.step) if self.rank == 0 else None
@@ -559,8 +564,7 @@ class Keeper:
 
     def show(self, net: SMPR) -> None:
         "Put pictures with found poses into TensorBoard."
-        for name, poses in (("train", self.train_set), ("val", self.val_set)):
-            if self.log and poses is not None: self.log.picture(f"poses/{name}", pose_sheet(net, poses, self.test), self.state.step)
+        if self.log: show_poses(self.log, net, {"train": self.train_set, "val": self.val_set}, self.test, self.state.step)
 
     def close(self) -> None:
         if self.log: self.log.board.close()
