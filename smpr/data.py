@@ -269,7 +269,7 @@ def collate(samples: list[Sample], pseudo_box: Variant = Variant.CODE, multiple:
     h, w = (-(-int(n) // multiple) * multiple for n in sizes.amax(0))
     images = torch.zeros(len(samples), 3, h, w, dtype=torch.uint8)
     for i, s in enumerate(samples):
-        images[i, :, :s.image.shape[0], :s.image.shape[1]] = torch.from_numpy(np.ascontiguousarray(s.image)).permute(2, 0, 1)
+        images[i, :, :s.image.shape[0], :s.image.shape[1]] = torch.from_numpy(np.array(s.image)).permute(2, 0, 1)
     people = []
     for s in samples:
         k = torch.as_tensor(s.keypoints, dtype=torch.float32)

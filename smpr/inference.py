@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'DecodeConfig', 'TestConfig', 'box_iou', 'soft_nms', 'Candidates', 'Poses', 'candidates', 'select',
-           'decode', 'look', 'find_poses', 'Result', 'shipped_weights', 'load', 'predict']
+           'decode', 'unmirror', 'look', 'find_poses', 'Result', 'shipped_weights', 'load', 'predict']
 
-# %% ../nbs/09_inference.ipynb #3090a49d
+# %% ../nbs/09_inference.ipynb #1cb504c1
 # Shapes: N pictures, P locations, M candidates, D detected poses, K keypoints.
 import io
-import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +24,7 @@ from .losses import Predictions
 from .model import SMPR
 from .representation import decode_pose
 from .scoring import confidence
-from .settings import SmprError, resolve_device
+from .settings import SmprError, atomic_write, resolve_device
 from .skeleton import Skeleton
 
 # %% ../nbs/09_inference.ipynb #cecc3eea
@@ -46,7 +45,7 @@ class TestConfig:
     long: int = 1333                             # px, longer side at most (Sec. IV-A)
     scales: tuple[tuple[int, int], ...] = ()     # (short, long) px of each pass of a multi-scale test; empty for one
     flip: bool = False                           # also look at the mirrored picture
-    bf16: bool = False                           # bfloat16 autocast: faster on most machines, scores move by about 0.01
+    bf16: bool = False                           # bfloat16 autocast: faster on most machines, results move a little
     decode: DecodeConfig = DecodeConfig()
 
     __test__ = False                             # not a test case, whatever its name suggests to a test runner
@@ -56,13 +55,13 @@ class TestConfig:
         "Sizes of all passes."
         return self.scales or ((self.short, self.long),)
 
-# %% ../nbs/09_inference.ipynb #052ae39a
-def box_iou(box: Tensor,         # (4,)
-            boxes: Tensor        # (M, 4)
-            ) -> Tensor:         # (M,)
+# %% ../nbs/09_inference.ipynb #0fb570b4
+def box_iou(box: np.ndarray,       # (4,) x1, y1, x2, y2
+            boxes: np.ndarray      # (M, 4)
+            ) -> np.ndarray:       # (M,)
     "Intersection over union of one box with many, sides counted as x2 - x1 + 1 (published code)."
-    w = (torch.minimum(box[2], boxes[:, 2]) - torch.maximum(box[0], boxes[:, 0]) + 1).clamp(min=0)
-    h = (torch.minimum(box[3], boxes[:, 3]) - torch.maximum(box[1], boxes[:, 1]) + 1).clamp(min=0)
+    w = (np.minimum(box[2], boxes[:, 2]) - np.maximum(box[0], boxes[:, 0]) + 1).clip(0)
+    h = (np.minimum(box[3], boxes[:, 3]) - np.maximum(box[1], boxes[:, 1]) + 1).clip(0)
     area = lambda b: (b[..., 2] - b[..., 0] + 1) * (b[..., 3] - b[..., 1] + 1)
     return w * h / (area(box) + area(boxes) - w * h)
 
@@ -74,17 +73,18 @@ def soft_nms(boxes: Tensor,               # (M, 4) x1, y1, x2, y2
              keep: int | None = None      # stop after so many
              ) -> tuple[Tensor, Tensor]:  # picked indices, best first, and their decayed scores
     "Linear Soft-NMS: take the best, multiply the scores of its neighbours by 1 - IoU, repeat (Sec. IV-A; linear: published code)."
-    left, picked, values = scores.clone(), [], []
-    for _ in range(len(scores) if keep is None else min(keep, len(scores))):
-        value, best = left.max(0)
-        if value < min_score: break
+    b, left = boxes.detach().cpu().numpy(), scores.detach().cpu().numpy().copy()
+    picked, values = [], []
+    for _ in range(len(left) if keep is None else min(keep, len(left))):
+        best = int(left.argmax())
+        if left[best] < min_score: break
         picked.append(best)
-        values.append(value)
-        overlap = box_iou(boxes[best], boxes)
-        left = torch.where(overlap > iou, left * (1 - overlap), left)
+        values.append(left[best])
+        overlap = box_iou(b[best], b)
+        left = np.where(overlap > iou, left * (1 - overlap), left)
         left[best] = -1
-    if not picked: return torch.zeros(0, dtype=torch.long, device=boxes.device), scores[:0]
-    return torch.stack(picked), torch.stack(values)
+    return (torch.tensor(picked, dtype=torch.long, device=boxes.device),
+            torch.from_numpy(np.array(values, left.dtype)).to(scores.device))
 
 # %% ../nbs/09_inference.ipynb #72909217
 @dataclass
@@ -135,14 +135,27 @@ def decode(pred: Predictions, n: int, size: tuple[int, int], factor: float = 1.0
     "Dense predictions of picture `n` to its short list of poses."
     return select(candidates(pred, n, size, factor, config), config)
 
-# %% ../nbs/09_inference.ipynb #37b6a348
+# %% ../nbs/09_inference.ipynb #d0100543
+def unmirror(keypoints: Tensor,        # (M, K, 2) px, found in a mirrored picture
+             width: int,               # of that picture, px
+             skeleton: Skeleton        # which keypoints change names
+             ) -> Tensor:              # (M, K, 2) px of the picture as it was
+    "Poses of a mirrored picture in the unmirrored one: x becomes width - 1 - x, left becomes right."
+    swapped = keypoints[:, list(skeleton.flip_order)]
+    return torch.stack([width - 1 - swapped[..., 0], swapped[..., 1]], -1)
+
+# %% ../nbs/09_inference.ipynb #d3b0ac6e
 @torch.inference_mode()
-def look(model: SMPR, image: np.ndarray, short: int, long: int, mirrored: bool = False,
-         config: DecodeConfig = DecodeConfig(), bf16: bool = False) -> Candidates:
-    "Candidates of one pass over one (H, W, 3) uint8 RGB picture, mapped back to its own pixels."
+def look(model: SMPR,
+         image: np.ndarray,                         # (H, W, 3) uint8 RGB
+         short: int, long: int,                     # px, as in TestConfig
+         mirrored: bool = False,
+         config: DecodeConfig = DecodeConfig(),
+         bf16: bool = False) -> Candidates:
+    "Candidates of one pass over one picture, mapped back to its own pixels."
     h, w = image.shape[:2]
     factor = resize_factor(w, h, short, long)
-    size = int(h * factor + 0.5), int(w * factor + 0.5)
+    size = max(1, int(h * factor + 0.5)), max(1, int(w * factor + 0.5))
     small = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR) if size != (h, w) else image
     x = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None]
     if mirrored: x = x.flip(-1)
@@ -152,10 +165,7 @@ def look(model: SMPR, image: np.ndarray, short: int, long: int, mirrored: bool =
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         pred = model(model.normalize(padded.to(device), torch.tensor([size])).contiguous(memory_format=torch.channels_last))
     found = candidates(pred, 0, size, 1.0, config)
-    k = found.keypoints
-    if mirrored:
-        k = k[:, list(model.skeleton.flip_order)].clone()
-        k[..., 0] = size[1] - 1 - k[..., 0]
+    k = unmirror(found.keypoints, size[1], model.skeleton) if mirrored else found.keypoints
     return Candidates(k / factor, found.person, found.confidence)
 
 # %% ../nbs/09_inference.ipynb #aa82c086
@@ -201,19 +211,25 @@ class Result:
         return buffer.getvalue()
 
     def save(self, path: Path, threshold: float = 0.2) -> Path:
-        "Write the drawing as a picture file. Raises SmprError."
-        try: self.draw(threshold).save(path)
-        except (OSError, ValueError) as e: raise SmprError(f"{path}: cannot be written ({e}); choose another folder or file type") from None
-        return Path(path)
+        "Write the drawing as a picture file; the ending decides the kind. Raises SmprError."
+        kind, buffer = Image.registered_extensions().get(Path(path).suffix.lower()), io.BytesIO()
+        if kind not in Image.SAVE: raise SmprError(f"{path}: pictures cannot be written with the ending '{Path(path).suffix}'; use .png or .jpg")
+        self.draw(threshold).save(buffer, kind)
+        return atomic_write(Path(path), buffer.getvalue())
+
+    def to_coco(self, image_id: int) -> list[dict]:
+        "The poses as entries of a COCO results file."
+        return [{"image_id": image_id, "category_id": 1, "keypoints": [round(float(v), 2) for v in k.reshape(-1)], "score": round(float(s), 5)}
+                for k, s in zip(self.keypoints, self.scores, strict=True)]
 
 # %% ../nbs/09_inference.ipynb #b0a43919
 def shipped_weights() -> dict[str, Path]:
     "Weights that come with the package, by name."
     return {Path(str(f)).stem: Path(str(f)) for f in (files("smpr") / "assets").iterdir() if str(f).endswith(".safetensors")}
 
-# %% ../nbs/09_inference.ipynb #b3764092
+# %% ../nbs/09_inference.ipynb #4fca62f6
 def load(weights: str | Path = "rendered",     # a shipped name, or a .safetensors file
-         device: str = "auto"                  # auto, cpu, cuda or cuda:N
+         device: str | None = None             # auto, cpu, cuda or cuda:N; None: auto
          ) -> SMPR:
     "A network ready for `predict`; its attributes `test` and `card` hold test settings and what is known of its training. Raises SmprError."
     shipped = shipped_weights()
@@ -223,11 +239,12 @@ def load(weights: str | Path = "rendered",     # a shipped name, or a .safetenso
     meta = read_notes(path).get("meta", {})
     test = dict(meta.get("test", {}))
     decode = config_from_dict(DecodeConfig, test.pop("decode", {}), str(path))
+    if not all(t.isfinite().all() for t in state.values()): raise SmprError(f"{path}: the weights hold NaN or infinity; take an earlier checkpoint")
     net = SMPR(config, skeleton)
-    net.load_state_dict(state)
+    net.load_state_dict(state, strict=False)      # names and shapes were checked; old files may lack batch counters
     net.test = config_from_dict(TestConfig, test | {"decode": decode}, str(path))
     net.card = meta.get("card", {})
-    return net.to(resolve_device(device)).to(memory_format=torch.channels_last).eval()
+    return net.to(resolve_device(device or "auto")).to(memory_format=torch.channels_last).eval()
 
 # %% ../nbs/09_inference.ipynb #5cbfd8c4
 def predict(model: SMPR,
@@ -239,7 +256,7 @@ def predict(model: SMPR,
     name = str(source) if isinstance(source, (str, Path)) else ""
     if name: image = read_image(Path(source))
     else: image = np.asarray(source.convert("RGB") if isinstance(source, Image.Image) else source)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise SmprError(f"picture array has shape {image.shape} and type {image.dtype}; give (H, W, 3) uint8 RGB")
     poses = find_poses(model, image, config or getattr(model, "test", TestConfig()))
     k = poses.keypoints.float().cpu().numpy()

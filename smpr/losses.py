@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['People', 'Predictions', 'LossConfig', 'focal_loss', 'heatmap_classes', 'heatmap_targets', 'pose_l1', 'Targets',
-           'make_targets', 'over_processes', 'compute_losses']
+           'make_targets', 'over_processes', 'stack_targets', 'loss_counts', 'score_loss', 'compute_losses']
 
 # %% ../nbs/06_losses.ipynb #53959b3e
 # Shapes: N pictures, P locations, G persons, K keypoints, h x w cells of the heatmap.
@@ -134,36 +134,57 @@ def over_processes(values: Tensor, config: LossConfig) -> tuple[Tensor, int]:
     dist.all_reduce(values)
     return values, dist.get_world_size()
 
-# %% ../nbs/06_losses.ipynb #3de770a4
-def compute_losses(pred: Predictions, people: list[People], sigmas: Tensor,
-                   assign: AssignConfig = AssignConfig(), config: LossConfig = LossConfig()) -> dict[str, Tensor]:
-    "The weighted losses of eq. 5 by name; their sum is what training minimises (normalisers: published code)."
-    targets = [make_targets(pred, n, p, sigmas, assign) for n, p in enumerate(people)]
-    region, refined = torch.stack([t.region for t in targets]), torch.stack([t.refined for t in targets])
-    weight, score = torch.stack([t.weight for t in targets]), torch.stack([t.score for t in targets])
-    in_region, positive = region >= 0, refined >= 0
-    weight = weight if config.oks_weighted == Variant.CODE else torch.ones_like(weight)
-    marks = None if pred.heatmap is None else heatmap_targets(people, pred.heatmap.shape[-2:], pred.level_strides[0], len(sigmas))
-    counts = torch.stack([in_region.sum(), positive.sum(), weight[in_region].sum(), weight[positive].sum(),
-                          torch.tensor(float(len(people)), device=weight.device),
-                          weight.new_zeros(()) if marks is None else marks.sum()])
-    (n0, n1, w0, w1, images, cells), world = over_processes(counts.float(), config)
-    losses = {"person": focal_loss(pred.person, positive) / (n1 + images) * config.person}
-    losses["initial"] = _weighted_l1(pred, pred.initial, region, people, weight) / w0.clamp(min=1e-6) * config.initial
-    if pred.refined is not None:
-        losses["refined"] = _weighted_l1(pred, pred.refined, refined, people, weight) / w1.clamp(min=1e-6) * config.refined
-    if pred.score is not None:
-        asked, count = (positive, n1) if n1 > 0 else (in_region, n0)
-        bce = F.binary_cross_entropy_with_logits(pred.score.float()[asked], score[asked], reduction="sum")
-        losses["score"] = bce / count.clamp(min=1) * config.score
-    if marks is not None: losses["heatmap"] = focal_loss(pred.heatmap, marks) / (cells + images) * config.heatmap
-    return {name: loss * world for name, loss in losses.items()}
+# %% ../nbs/06_losses.ipynb #936c5bfe
+def stack_targets(pred: Predictions, people: list[People], sigmas: Tensor,
+                  assign: AssignConfig = AssignConfig()) -> Targets:
+    "Targets of all N pictures, each field (N, P)."
+    each = [make_targets(pred, n, p, sigmas, assign) for n, p in enumerate(people)]
+    return Targets(*(torch.stack([getattr(t, name) for t in each]) for name in ("region", "refined", "weight", "score")))
 
-# %% ../nbs/06_losses.ipynb #a0dcb96e
+# %% ../nbs/06_losses.ipynb #3131b6cf
 def _weighted_l1(pred: Predictions, offsets: Tensor, persons: Tensor, people: list[People], weight: Tensor) -> Tensor:
-    "Sum of weight times L1 over the locations that have a person."
+    "Sum of weight times L1 over the locations that have a person; offsets (N, P, 2K), persons and weight (N, P)."
     n, p = (persons >= 0).nonzero(as_tuple=True)
     first = torch.tensor([0] + [len(x.boxes) for x in people], device=persons.device).cumsum(0)
     truth = torch.cat([x.keypoints for x in people])[first[n] + persons[n, p]]
     poses = decode_pose(offsets[n, p].float(), pred.locations[p], pred.strides[p])
     return (weight[n, p] * pose_l1(poses, truth, pred.strides[p])).sum()
+
+# %% ../nbs/06_losses.ipynb #a1389e34
+def loss_counts(t: Targets, marks: Tensor | None, config: LossConfig) -> tuple[Tensor, int]:
+    "Region positives, refinement positives, the sums of their weights, pictures, heatmap positives, (6,); and the number of processes."
+    in_region, positive = t.region >= 0, t.refined >= 0
+    counts = [in_region.sum(), positive.sum(), t.weight[in_region].sum(), t.weight[positive].sum(),
+              torch.tensor(float(len(t.region)), device=t.weight.device),
+              t.weight.new_zeros(()) if marks is None else marks.sum()]
+    return over_processes(torch.stack(counts).float(), config)
+
+# %% ../nbs/06_losses.ipynb #029f918b
+def score_loss(logits: Tensor,         # (N, P)
+               t: Targets,             # (N, P) each
+               n0: Tensor, n1: Tensor  # region and refinement positives, of all processes
+               ) -> Tensor:
+    "Mean cross-entropy of the pose score with its soft targets (Sec. III-F, III-G)."
+    asked, count = (t.refined >= 0, n1) if n1 > 0 else (t.region >= 0, n0)
+    bce = F.binary_cross_entropy_with_logits(logits.float()[asked], t.score[asked], reduction="sum")
+    return bce / count.clamp(min=1)
+
+# %% ../nbs/06_losses.ipynb #e8b3f65f
+def compute_losses(pred: Predictions,                        # of N pictures
+                   people: list[People],                     # N
+                   sigmas: Tensor,                           # (K,)
+                   assign: AssignConfig = AssignConfig(),    # who learns
+                   config: LossConfig = LossConfig()         # weights
+                   ) -> dict[str, Tensor]:                   # person, initial and, where the network has them, refined, score, heatmap
+    "The weighted losses of eq. 5 by name; their sum is what training minimises (normalisers: published code)."
+    t = stack_targets(pred, people, sigmas, assign)
+    if config.oks_weighted == Variant.PAPER: t.weight = torch.ones_like(t.weight)
+    marks = None if pred.heatmap is None else heatmap_targets(people, pred.heatmap.shape[-2:], pred.level_strides[0], len(sigmas))
+    (n0, n1, w0, w1, images, cells), world = loss_counts(t, marks, config)
+    losses = {"person": focal_loss(pred.person, t.refined >= 0) / (n1 + images) * config.person}
+    losses["initial"] = _weighted_l1(pred, pred.initial, t.region, people, t.weight) / w0.clamp(min=1e-6) * config.initial
+    if pred.refined is not None:
+        losses["refined"] = _weighted_l1(pred, pred.refined, t.refined, people, t.weight) / w1.clamp(min=1e-6) * config.refined
+    if pred.score is not None: losses["score"] = score_loss(pred.score, t, n0, n1) * config.score
+    if marks is not None: losses["heatmap"] = focal_loss(pred.heatmap, marks) / (cells + images) * config.heatmap
+    return {name: loss * world for name, loss in losses.items()}
