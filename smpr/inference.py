@@ -180,12 +180,12 @@ def find_poses(model: SMPR, image: np.ndarray, config: TestConfig = TestConfig()
 # %% ../nbs/09_inference.ipynb #f5b83461
 PALETTE = ((230, 60, 60), (60, 130, 230), (60, 180, 90), (240, 160, 40), (160, 90, 210), (40, 190, 190), (230, 100, 170), (150, 120, 70))    # RGB, one per person
 
-# %% ../nbs/09_inference.ipynb #ebd6e2d9
+# %% ../nbs/09_inference.ipynb #89a7d7cb
 @dataclass
 class Result:
     "The people found in one picture. In a notebook it shows itself."
     image: np.ndarray        # (H, W, 3) uint8 RGB
-    keypoints: np.ndarray    # (D, K, 3) x, y in px of the picture, and v = 1
+    keypoints: np.ndarray    # (D, K, 3) x, y in px of the picture, and v: 1, or 0 for a keypoint not to draw
     scores: np.ndarray       # (D,) best first
     skeleton: Skeleton
     source: str = ""         # file name
@@ -199,10 +199,12 @@ class Result:
         canvas = Image.fromarray(self.image).resize((round(w * scale), round(h * scale)), Image.Resampling.BICUBIC)
         pen, width = ImageDraw.Draw(canvas), max(2, round(max(canvas.size) / 250))
         for i in reversed(np.flatnonzero(self.scores >= threshold)):
-            points = [tuple((xy + 0.5) * scale) for xy in self.keypoints[i, :, :2]]
+            points, seen = [tuple((xy + 0.5) * scale) for xy in self.keypoints[i, :, :2]], self.keypoints[i, :, 2] > 0
             color = PALETTE[i % len(PALETTE)]
-            for a, b in self.skeleton.edges: pen.line([points[a], points[b]], fill=color, width=width)
-            for x, y in points: pen.ellipse([x - width, y - width, x + width, y + width], fill=color, outline="white")
+            for a, b in self.skeleton.edges:
+                if seen[a] and seen[b]: pen.line([points[a], points[b]], fill=color, width=width)
+            for (x, y), shown in zip(points, seen):
+                if shown: pen.ellipse([x - width, y - width, x + width, y + width], fill=color, outline="white")
         return canvas
 
     def _repr_png_(self) -> bytes:
