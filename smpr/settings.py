@@ -5,13 +5,11 @@
 # %% auto #0
 __all__ = ['SETTING_SECTIONS', 'SmprError', 'Settings', 'find_settings', 'load_settings', 'resolve_device', 'atomic_write']
 
-# %% ../nbs/appendix/settings.ipynb #8c041e83
+# %% ../nbs/appendix/settings.ipynb #4413b369
 import configparser
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-
-import torch
 
 # %% ../nbs/appendix/settings.ipynb #3f18aa09
 class SmprError(Exception):
@@ -71,10 +69,11 @@ def load_settings(start: Path | None = None) -> Settings:
         if (given := os.environ.get(f"SMPR_{name.upper()}")): values[name] = _setting(name, given, f"environment variable SMPR_{name.upper()}", Path.cwd())
     return Settings(**values)
 
-# %% ../nbs/appendix/settings.ipynb #7c73a9a7
+# %% ../nbs/appendix/settings.ipynb #b5ee57b7
 def resolve_device(name: str = "auto"      # auto, cpu, cuda or cuda:N
-                   ) -> torch.device:
+                   ) -> "torch.device":
     "The device to compute on; `auto` takes a GPU when there is one. Raises SmprError when a GPU is asked for and missing."
+    import torch                           # seconds, which `smpr --help` need not wait for
     if name == "auto": return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try: device = torch.device(name)
     except RuntimeError: raise SmprError(f"device '{name}' is unknown; choose auto, cpu, cuda or cuda:0") from None
