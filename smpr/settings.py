@@ -34,22 +34,23 @@ class Settings:
 SETTING_SECTIONS = {"data": "paths", "coco": "paths", "figures": "paths", "runs": "paths",
                     "device": "run", "scale": "run", "workers": "run", "seed": "run"}     # section of settings.ini of each field
 
-# %% ../nbs/appendix/settings.ipynb #ad6e379f
+# %% ../nbs/appendix/settings.ipynb #443dbc5f
 def find_settings(start: Path | None = None      # folder to search from; default the current one
                   ) -> Path | None:
     "The nearest settings.ini at or above `start` that has our sections, else the one of the checkout that holds this package."
+    import smpr
     here = Path(start or Path.cwd()).resolve()
-    for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
+    for folder in (here, *here.parents, Path(smpr.__file__).resolve().parent.parent):
         path = folder / "settings.ini"
         if path.is_file() and "[paths]" in path.read_text(encoding="utf-8", errors="replace"): return path
     return None
 
-# %% ../nbs/appendix/settings.ipynb #5d6a628c
+# %% ../nbs/appendix/settings.ipynb #9a3d1c5d
 def _setting(name: str, text: str, source: str, base: Path):
     "One value of the type its field has; SmprError names its source."
     if SETTING_SECTIONS[name] == "paths": return base / Path(text).expanduser()
     if name in ("workers", "seed"):
-        if not text.isdigit(): raise SmprError(f"{source} is '{text}'; give a whole number, 0 or more")
+        if not text.isdecimal(): raise SmprError(f"{source} is '{text}'; give a whole number, 0 or more")
         return int(text)
     if name == "scale" and text not in ("smoke", "mini", "gpu", "coco"): raise SmprError(f"{source} is '{text}'; choose smoke, mini, gpu or coco")
     return text
@@ -63,10 +64,10 @@ def load_settings(start: Path | None = None) -> Settings:
     try: parser.read([path] if path else [], encoding="utf-8")
     except (configparser.Error, UnicodeDecodeError) as e: raise SmprError(f"{path}: not a valid settings file ({e}); mend that line") from None
     for name, section in SETTING_SECTIONS.items():
-        text = parser.get(section, name, fallback=None)
-        values[name] = base / getattr(Settings, name) if section == "paths" else getattr(Settings, name)
-        if text is not None: values[name] = _setting(name, text, f"{path}: [{section}] {name}", base)
-        if (given := os.environ.get(f"SMPR_{name.upper()}")): values[name] = _setting(name, given, f"environment variable SMPR_{name.upper()}", Path.cwd())
+        text, given = parser.get(section, name, fallback=None), os.environ.get(f"SMPR_{name.upper()}")
+        if given: values[name] = _setting(name, given, f"environment variable SMPR_{name.upper()}", Path.cwd())
+        elif text is not None: values[name] = _setting(name, text, f"{path}: [{section}] {name}", base)
+        else: values[name] = base / getattr(Settings, name) if section == "paths" else getattr(Settings, name)
     return Settings(**values)
 
 # %% ../nbs/appendix/settings.ipynb #b5ee57b7
@@ -82,16 +83,16 @@ def resolve_device(name: str = "auto"      # auto, cpu, cuda or cuda:N
         raise SmprError(f"device '{name}' was asked for but this machine shows {torch.cuda.device_count()} CUDA GPUs; choose auto or cpu")
     return device
 
-# %% ../nbs/appendix/settings.ipynb #189944c5
+# %% ../nbs/appendix/settings.ipynb #8d4f935d
 def atomic_write(path: Path, content: bytes | str) -> Path:
     "Write a whole file or nothing. Raises SmprError; an older file of that name is kept then."
     path = Path(path)
-    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")      # beside the target: a rename within one disk is a single step
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         half.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(half, path)
     except OSError as e:
-        half.unlink(missing_ok=True)
+        if half.exists(): half.unlink()
         raise SmprError(f"{path}: cannot be written ({e.strerror or e}); free some space or choose another folder") from None
     return path
