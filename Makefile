@@ -6,13 +6,16 @@ STAMP := $(VENV)/.installed
 
 .PHONY: help venv test reproduce lab notebooks readme bench
 help:            ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
 venv: $(STAMP)   ## create .venv and install smpr with everything the project needs
 
-$(STAMP): pyproject.toml
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "smpr needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if command -v uv >/dev/null 2>&1; then uv venv --seed --python "$$(command -v $(PYTHON))" $(VENV); \
+	 else $(PYTHON) -m venv $(VENV) || { echo "No virtual environment could be made: install your system's python3-venv, or uv; then remove $(VENV) and try again."; exit 1; }; fi
+
+$(STAMP): pyproject.toml | $(BIN)/python
 	@if command -v uv >/dev/null 2>&1; then uv pip install --python $(BIN)/python -e '.[dev]'; \
 	 else $(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'; fi
 	@touch $@
@@ -26,7 +29,7 @@ reproduce: $(STAMP)  ## Table I at mini scale on the embedded data (at most 30 m
 lab: $(STAMP)    ## JupyterLab with the notebooks, widgets working
 	@$(BIN)/jupyter lab --notebook-dir=nbs
 
-notebooks: $(STAMP)  ## run every chapter in place, pictures kept, then clean and export
+notebooks: $(STAMP)  ## run every notebook in place, pictures kept, then clean and export
 	@bash .ci/notebooks.sh
 
 readme: $(STAMP) ## README.md from nbs/index.ipynb

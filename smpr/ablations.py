@@ -7,7 +7,7 @@ __all__ = ['PAPER_TABLE1', 'SECTIONS', 'COLUMNS', 'Row', 'row_config', 'Scale', 
            'apply_parameters', 'FrozenFeatures', 'backbone_maps', 'freeze_features', 'view_sample', 'test_sample',
            'head_losses', 'train_head', 'test_head', 'start_state', 'environment', 'run_row', 'feature_files',
            'frozen_sets', 'record_path', 'write_record', 'load_records', 'table_rows', 'table_markdown', 'table_csv',
-           'draw_table', 'notebook', 'run_notebook', 'reproduce', 'prepare_features']
+           'draw_table', 'state_of_reproduction', 'notebook', 'run_notebook', 'reproduce', 'prepare_features']
 
 # %% ../nbs/appendix/ablations.ipynb #12ba9117
 import json
@@ -38,7 +38,7 @@ from .inference import TestConfig, decode
 from .losses import People, compute_losses
 from .model import SMPR, NeckName
 from .settings import SmprError, atomic_write, load_settings, resolve_device
-from .training import Config, Ema, Optimizer, Schedule, TrainConfig, lr_factor, make_optimizer, small_config, train
+from .training import Config, Ema, Optimizer, Schedule, TrainConfig, lr_factor, load_run, make_optimizer, small_config, train
 
 # %% ../nbs/appendix/ablations.ipynb #b2c4438d
 class Row(StrEnum):
@@ -287,7 +287,9 @@ def run_row(experiment: str, row: str, scale: Scale, seed: int = 0, config: Conf
     net.load_state_dict(start, strict=False)
     if scale.frozen_features: results, extra = _run_frozen(net, config, scale, cache, train_set, val_set, f"{row} seed {seed}")
     else:
-        extra = train(config, train_set, settings.runs / experiment / f"{row}-{scale.name}-s{seed}", start=net.state_dict(), device=device)
+        run = settings.runs / experiment / f"{row}-{scale.name}-s{seed}"
+        extra = {"training": train(config, train_set, run, start=net.state_dict(), device=device)}
+        net = load_run(run).to(resolve_device(device))
         results = detect_set(net, val_set, config.test)
     metrics = evaluate(val_set.annotations, results, val_set.skeleton, [r.id for r in val_set.records])
     record = {"experiment": experiment, "row": row, "scale": scale.name, "seed": seed, "metrics": metrics,
@@ -398,6 +400,24 @@ def draw_table(rows: list[dict], ours: str):
         ax.set_xlabel("AP (percent)")
         ax.set_title(title, fontsize=9)
     return fig
+
+# %% ../nbs/appendix/ablations.ipynb #e8d0d75f
+def state_of_reproduction(figures: Path) -> str:
+    "What was measured, on which pictures, as a plain-text table made from the records below `figures`."
+    def number(path: str) -> str:
+        file = figures / "results" / path
+        if not file.exists(): return "not run"
+        m = json.loads(file.read_text())["metrics"]
+        return f"AP {100 * m['AP']:5.1f}  AP50 {100 * m['AP50']:5.1f}"
+    first, last = Row.BASELINE, Row.PAFPN
+    lines = [("paper", "COCO minival, ResNet-50", "Table I, baseline", f"AP {PAPER_TABLE1[first][0]:5.1f}  AP50 {PAPER_TABLE1[first][1]:5.1f}"),
+             ("paper", "COCO minival, ResNet-50", "Table I, last row", f"AP {PAPER_TABLE1[last][0]:5.1f}  AP50 {PAPER_TABLE1[last][1]:5.1f}"),
+             ("ours, rendered", "data/people val, 500 pictures", "Table I mini, baseline", number(f"table1/{first}-mini-s0.json")),
+             ("ours, rendered", "data/people val, 500 pictures", "Table I mini, last row", number(f"table1/{last}-mini-s0.json")),
+             ("ours, rendered", "data/people val, 500 pictures", "shipped weights 'rendered'", number("rendered.json")),
+             ("ours, real", "300 pictures of COCO val2017", "small network, half an hour", number("real_first.json")),
+             ("ours, real", "16 pictures learnt by heart", "overfitting test", number("overfit_real.json"))]
+    return "\n".join(f"{kind:15} {data:30} {what:28} {value}" for kind, data, what, value in lines)
 
 # %% ../nbs/appendix/ablations.ipynb #88131702
 def notebook(name: str) -> Path:

@@ -47,14 +47,17 @@ def config_flags(config, prefix: str = "") -> dict[str, object]:
         out |= config_flags(value, f"{prefix}{f.name}.") if is_dataclass(value) else {prefix + f.name: value}
     return out
 
-# %% ../nbs/appendix/command.ipynb #81194296
-def change_config(config, name: str, text: str):
+# %% ../nbs/appendix/command.ipynb #d5abe033
+def change_config(config, name: str, text: str,
+                  flag: str | None = None      # what to call it in errors; default `name`
+                  ):
     "`config` with the field of flag `name` changed. Raises SmprError."
-    first, _, rest = name.partition(".")
-    if not hasattr(config, first): raise SmprError(f"--{name}: no such setting; see `smpr train --list`")
-    if rest and is_dataclass(getattr(config, first)): return replace(config, **{first: change_config(getattr(config, first), rest, text)})
+    (first, _, rest), flag = name.partition("."), flag or name
+    known = is_dataclass(config) and first in {f.name for f in fields(config)}
+    if not known or bool(rest) != is_dataclass(getattr(config, first)): raise SmprError(f"--{flag}: no such setting; see `smpr train --list`")
+    if rest: return replace(config, **{first: change_config(getattr(config, first), rest, text, flag)})
     try: return replace(config, **{first: flag_value(getattr(config, first), text)})
-    except (ValueError, SmprError) as e: raise SmprError(f"--{name} {text}: {e}") from None
+    except (ValueError, SmprError) as e: raise SmprError(f"--{flag} {text}: {e}") from None
 
 # %% ../nbs/appendix/command.ipynb #67662cde
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -85,20 +88,20 @@ def video_frames(path: Path) -> Iterator[tuple]:
             for frame in video.decode(video=0): yield frame.to_ndarray(format="rgb24"), rate
     except (OSError, ValueError, av.error.FFmpegError) as e: raise SmprError(f"{path}: cannot be read as a video ({e}); convert it to mp4") from None
 
-# %% ../nbs/appendix/command.ipynb #3594f200
+# %% ../nbs/appendix/command.ipynb #b0e0316d
 def write_video(path: Path, pictures: Iterator[tuple]) -> Path:
     "A video (MPEG-4) of Pillow pictures that come with their rate. Raises SmprError; the pictures written before are kept."
-    import av
     stream = file = None
     try:
         for picture, rate in pictures:
             if stream is None:
+                import av                                        # not before the first picture: reading says best what is missing
                 file = av.open(str(path), "w")
                 stream = file.add_stream("mpeg4", rate=rate)
                 stream.width, stream.height, stream.pix_fmt = picture.width // 2 * 2, picture.height // 2 * 2, "yuv420p"
             picture = picture.resize((stream.width, stream.height))
             for packet in stream.encode(av.VideoFrame.from_image(picture)): file.mux(packet)
-    except (OSError, ValueError, av.error.FFmpegError) as e: raise SmprError(f"{path}: cannot be written ({e}); free some space or choose another --out") from None
+    except (OSError, ValueError) as e: raise SmprError(f"{path}: cannot be written ({e}); free some space or choose another --out") from None
     finally:
         if stream is not None: _finish(path, file, stream)
     return path
