@@ -16,13 +16,12 @@ def render() -> str:
     book.cells = [c for c in book.cells if not c.source.lstrip().startswith("#| hide")]
     for cell in book.cells:
         if cell.cell_type == "code":
-            shown = not re.search(r"^#\|\s*echo:\s*false", cell.source, re.M)
-            cell.source = "\n".join(l for l in cell.source.splitlines() if shown and not l.startswith("#|"))
+            if re.search(r"^#\|\s*echo:\s*false", cell.source, re.M): cell.transient = {"remove_source": True}
+            cell.source = "\n".join(l for l in cell.source.splitlines() if not l.startswith("#|"))
         for output in cell.get("outputs", []):                           # a table or text says it; pictures live in figures/
             for kind in [k for k in output.get("data", {}) if k.startswith("image/")]: del output["data"][kind]
     text, _ = MarkdownExporter().from_notebook_node(book)
     text = re.sub(r"\]\(\.\./", "](", text)
-    text = re.sub(r"```python\s*```", "", text)                            # what is left of a cell that shows only its output
     return NOTE + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 

@@ -101,7 +101,7 @@ def make_scale(name: str) -> Scale:
                          test=replace(small.test, short=96, long=128), model=replace(small.model, width=32, tower_depth=1))
         return Scale(name, config, True, 1, "rendered", train_pictures=16, val_pictures=8, cost="seconds a row; AP is noise")
     if name == "mini":
-        config = replace(small, train=replace(small.train, steps=220, lr=2e-3, warmup=20, ema=0.98))
+        config = replace(small, train=replace(small.train, steps=120, lr=2e-3, warmup=12, ema=0.97))
         parts = ("backbone.", "neck.lateral.", "neck.output.", "head.person_tower.", "head.pose_tower.")
         return Scale(name, config, True, 2, "rendered", parts, cost="about 4 minutes a row on one CPU core")
     if name == "gpu":
