@@ -16,7 +16,7 @@ def render() -> str:
     book.cells = [c for c in book.cells if not c.source.lstrip().startswith("#| hide")]
     for cell in book.cells:
         if cell.cell_type == "code":
-            if re.search(r"^#\|\s*echo:\s*false", cell.source, re.M): cell.transient = {"remove_source": True}
+            if re.search(r"^#\|\s*echo:\s*false", cell.source, re.M): cell.metadata.transient = {"remove_source": True}
             cell.source = "\n".join(l for l in cell.source.splitlines() if not l.startswith("#|"))
         for output in cell.get("outputs", []):                           # a table or text says it; pictures live in figures/
             for kind in [k for k in output.get("data", {}) if k.startswith("image/")]: del output["data"][kind]
