@@ -150,6 +150,7 @@ def read_image(path: Path,                                 # any format Pillow r
         with Image.open(path) as im:
             turned = ImageOps.exif_transpose(im)
             if size is not None and turned.size != tuple(size) and im.size == tuple(size): turned = im
+            if turned.mode[0] == "I": turned = Image.fromarray((np.asarray(turned) / 257).clip(0, 255).astype(np.uint8))      # 16 bits a pixel
             out = np.array(turned.convert("RGB"))
     except FileNotFoundError: raise SmprError(f"{path}: no such picture; check the folder and the file name") from None
     except Exception as e:         # decoders of damaged files fail in more ways than they document
