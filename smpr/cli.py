@@ -101,7 +101,7 @@ def write_video(path: Path, pictures: Iterator[tuple]) -> Path:
                 stream.width, stream.height, stream.pix_fmt = picture.width // 2 * 2, picture.height // 2 * 2, "yuv420p"
             picture = picture.resize((stream.width, stream.height))
             for packet in stream.encode(av.VideoFrame.from_image(picture)): file.mux(packet)
-    except (OSError, ValueError) as e: raise SmprError(f"{path}: cannot be written ({e}); free some space or choose another --out") from None
+    except (OSError, ValueError, LookupError) as e: raise SmprError(f"{path}: cannot be written ({e}); free some space or choose another --out") from None
     finally:
         if stream is not None: _finish(path, file, stream)
     return path

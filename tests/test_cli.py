@@ -233,6 +233,40 @@ def test_damaged_video(smpr, weights, clip, photos):
     assert len(json.loads(Path("drawn/images.json").read_text())) == 3
 
 
+def test_video_that_breaks_off(smpr, weights, clip):
+    "What came before the break is kept."
+    import av
+    with av.open(str(clip)) as video, av.open("clip.mkv", "w") as out:                 # Matroska can be read up to where it ends
+        stream = out.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 96, 72, "yuv420p"
+        for frame in video.decode(video=0):
+            for packet in stream.encode(frame): out.mux(packet)
+        for packet in stream.encode(): out.mux(packet)
+    cut = Path("clip.mkv").read_bytes()
+    Path("clip.mkv").write_bytes(cut[:len(cut) * 2 // 3])
+    main(["predict", "clip.mkv", "--weights", str(weights), "--out", "drawn"])
+    frames = {r["image_id"] for r in json.loads(Path("drawn/clip.json").read_text())}
+    with av.open("drawn/clip.mp4") as video: assert {*range(len(list(video.decode(video=0))))} == frames and 1 <= len(frames) <= 5
+
+
+def test_full_disk_while_writing_a_video(tmp_path):
+    "No file of this process may grow beyond 20 kB: the system says so in the middle of the video."
+    pytest.importorskip("av")
+    pytest.importorskip("resource")
+    code = """if True:
+        import resource, sys, numpy as np
+        from pathlib import Path
+        from PIL import Image
+        from smpr.cli import write_video
+        from smpr.settings import SmprError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        rng = np.random.default_rng(0)
+        try: write_video(Path("big.mp4"), ((Image.fromarray(rng.integers(0, 255, (240, 320, 3), dtype=np.uint8)), 25) for _ in range(20)))
+        except SmprError as e: sys.exit(str(e))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith("big.mp4: cannot be written") and done.stderr.count("\n") == 1
+
+
 def test_video_without_its_package(smpr, weights, clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     assert "pip install 'smpr[video]'" in smpr("predict", clip, "--weights", weights, code=2)
