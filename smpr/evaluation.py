@@ -163,5 +163,6 @@ def draw_score_vs_oks(ax,                        # matplotlib axes
                       label: str = "score"):     # what kind of score
     "Scatter of score and true OKS on matplotlib axes, Spearman's rho in the title."
     ax.scatter(scores, best, s=6, alpha=.4)
-    ax.set(xlabel=label, ylabel="OKS with the truth", xlim=(0, 1), ylim=(0, 1), title=f"Spearman's rho {rank_correlation(scores, best):.2f}, {len(scores)} detections")
+    ax.set(xlabel=label, ylabel="OKS with the truth", xlim=(0, 1), ylim=(0, 1))
+    ax.set_title(f"Spearman's rho {rank_correlation(scores, best):.2f}, {len(scores)} detections", fontsize=9)
     return ax
