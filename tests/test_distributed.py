@@ -95,7 +95,7 @@ def test_losses_equal(two, one, case):
 def test_gradients_equal(two, one, case):
     for r in two:
         assert set(r[case, True]["gradients"]) == set(one[case]["gradients"])
-        assert largest_gap(r[case, True]["gradients"], one[case]["gradients"]) < 1e-5
+        assert largest_gap(r[case, True]["gradients"], one[case]["gradients"]) < 1e-4     # float32: another number of threads sums in another order; 1.6e-5 seen with two
 
 
 def test_the_batch_teaches_every_loss(one):
