@@ -1,9 +1,10 @@
 """Can the network learn real pictures by heart?
 
-    python benchmarks/overfit_real.py [--coco ../shared/coco/train] [--steps 1500]
+    python benchmarks/overfit_real.py [--coco ../shared/coco/train] [--steps 1200]
 
 Sixteen real pictures with two or more people each (persons of at least 32x32 px, no crowds, landscape), a frozen ImageNet backbone,
-neck and head trained on these sixteen without augmentation, AP on the same sixteen. A loss, target or decoding that is subtly wrong
+neck and head trained on these sixteen without augmentation, AP on the same sixteen. The L1 losses are not weighted by OKS: the weight
+starves people whose first poses are poor, and with it eight of the 63 people were never learnt (AP 0.86 instead of 0.96). A loss, target or decoding that is subtly wrong
 cannot pass: AP averages thresholds up to OKS 0.95. Writes figures/results/overfit_real.json."""
 import argparse
 import json
@@ -19,6 +20,7 @@ from smpr.checkpoints import config_to_dict, load_lite0_imagenet
 from smpr.data import PoseSet, load_set, set_hash, trainable
 from smpr.evaluation import evaluate
 from smpr.model import SMPR, NeckName
+from smpr.representation import Variant
 from smpr.settings import atomic_write, load_settings
 from smpr.training import Config, small_config
 
@@ -35,7 +37,7 @@ def choose(poses: PoseSet, count: int) -> PoseSet:
 def overfit_config(steps: int) -> Config:
     "The small network without anything that keeps it from memorising."
     base = small_config()
-    return replace(base, model=replace(base.model, frozen_stages=4, neck=NeckName.FPN, heatmap=False),
+    return replace(base, loss=replace(base.loss, oks_weighted=Variant.PAPER), model=replace(base.model, frozen_stages=4, neck=NeckName.FPN, heatmap=False),
                    test=replace(base.test, short=288, long=384, decode=replace(base.test.decode, nms_iou=0.5)),
                    train=replace(base.train, steps=steps, batch=4, lr=2e-3, weight_decay=0.0, warmup=50, ema=0.98))
 
@@ -43,7 +45,7 @@ def overfit_config(steps: int) -> Config:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--coco", type=Path, default=Path("../shared/coco/train"))
-    arguments.add_argument("--steps", type=int, default=1500)
+    arguments.add_argument("--steps", type=int, default=1200)
     a = arguments.parse_args()
     began = time.time()
     poses = choose(load_set(a.coco / "images", a.coco / "person_keypoints.json"), 16)

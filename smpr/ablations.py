@@ -9,12 +9,13 @@ __all__ = ['PAPER_TABLE1', 'SECTIONS', 'COLUMNS', 'Row', 'row_config', 'Scale', 
            'frozen_sets', 'record_path', 'write_record', 'load_records', 'table_rows', 'table_markdown', 'table_csv',
            'draw_table', 'state_of_reproduction', 'notebook', 'run_notebook', 'reproduce', 'prepare_features']
 
-# %% ../nbs/appendix/ablations.ipynb #12ba9117
+# %% ../nbs/appendix/ablations.ipynb #b1d2a7c2
 import json
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -101,9 +102,9 @@ def make_scale(name: str) -> Scale:
                          test=replace(small.test, short=96, long=128), model=replace(small.model, width=32, tower_depth=1))
         return Scale(name, config, True, 1, "rendered", train_pictures=16, val_pictures=8, cost="seconds a row; AP is noise")
     if name == "mini":
-        config = replace(small, train=replace(small.train, steps=120, lr=2e-3, warmup=12, ema=0.97))
+        config = replace(small, train=replace(small.train, steps=400, lr=2e-3, warmup=40, ema=0.98))
         parts = ("backbone.", "neck.lateral.", "neck.output.", "head.person_tower.", "head.pose_tower.")
-        return Scale(name, config, True, 2, "rendered", parts, cost="about 4 minutes a row on one CPU core")
+        return Scale(name, config, True, 2, "rendered", parts, cost="about 6 minutes a row on one CPU core")
     if name == "gpu":
         base = Config.preset("code")
         config = replace(base, data=replace(base.data, short=512, long=683, crop=512), test=replace(base.test, short=512, long=683),
@@ -141,16 +142,17 @@ def apply_parameters(config: Config, values: dict) -> Config:
         config = replace(config, test=replace(config.test, decode=new)) if section == "decode" else replace(config, **{section: new})
     return config
 
-# %% ../nbs/appendix/ablations.ipynb #fe0444cb
+# %% ../nbs/appendix/ablations.ipynb #5c61f295
 class FrozenFeatures:
-    "Backbone maps of augmented pictures, kept in one memory-mapped file."
-    def __init__(self, path: Path,                       # the cache file
-                 shapes: list[tuple[int, int, int]],     # (C, h, w) of each map
-                 people: list[People]):                  # of each sample
-        self.shapes, self.people = shapes, people
-        sizes = [int(np.prod(s)) for s in shapes]
-        self.cuts = np.cumsum([0] + sizes)
-        self.rows = np.memmap(path, np.int16, "r", shape=(len(people), int(self.cuts[-1])))
+    "Backbone maps of augmented pictures and the people in them, kept in a memory-mapped file and a small table beside it."
+    def __init__(self, path: Path):      # the maps; the table has the ending .npz
+        table = np.load(path.with_suffix(".npz"))
+        self.shapes = [tuple(map(int, s)) for s in table["shapes"]]                      # (C, h, w) of each map
+        self.cuts = np.cumsum([0] + [int(np.prod(s)) for s in self.shapes])
+        ends = np.cumsum(table["counts"])
+        part = lambda name: np.split(table[name], ends[:-1])
+        self.people = [People(*map(torch.from_numpy, p)) for p in zip(part("keypoints"), part("boxes"), part("areas"))]
+        self.rows = np.memmap(path, np.int16, "r", shape=(len(self.people), int(self.cuts[-1])))
 
     def __len__(self) -> int: return len(self.people)
 
@@ -167,26 +169,34 @@ def backbone_maps(net: SMPR, images: Tensor, sizes: Tensor) -> list[Tensor]:
     x = net.normalize(images.to(net.mean.device), sizes).contiguous(memory_format=torch.channels_last)
     with torch.autocast(x.device.type, dtype=torch.bfloat16): return net.backbone(x)[net.used]
 
-# %% ../nbs/appendix/ablations.ipynb #f4ae7066
+# %% ../nbs/appendix/ablations.ipynb #1c321e98
 def freeze_features(net: SMPR, samples: Callable, count: int, pseudo_box, path: Path, progress: str = "features") -> FrozenFeatures:
-    "Compute (or find) the maps of samples 0 .. count-1; a finished cache file is used again."
-    people, rows, shapes = [], None, None
-    done = path.with_suffix(".done")
+    "Compute (or find) the maps of samples 0 .. count-1; finished files are used again, and half-written ones are never seen."
+    if not path.with_suffix(".npz").exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            half = Path(folder) / "maps.bin"
+            people, shapes = _compute_features(net, samples, count, pseudo_box, half, progress)
+            join = lambda name: np.concatenate([getattr(p, name).numpy() for p in people])
+            np.savez(half.with_suffix(".npz"), shapes=shapes, counts=[len(p.areas) for p in people], **{n: join(n) for n in ("keypoints", "boxes", "areas")})
+            half.replace(path)
+            half.with_suffix(".npz").replace(path.with_suffix(".npz"))
+    return FrozenFeatures(path)
+
+# %% ../nbs/appendix/ablations.ipynb #c93b1325
+def _compute_features(net: SMPR, samples: Callable, count: int, pseudo_box, path: Path, progress: str) -> tuple[list[People], list[tuple]]:
+    "Write the maps of all samples to `path`; returns their people and the shapes (C, h, w) of the maps."
+    people, rows = [], None
     for start in tqdm(range(0, count, 16), desc=progress, mininterval=5):
         batch = collate([samples(i) for i in range(start, min(start + 16, count))], pseudo_box)
-        people += batch.people
-        if shapes is not None and done.exists(): continue
         maps = [m.to(torch.bfloat16).permute(0, 2, 3, 1).contiguous() for m in backbone_maps(net, batch.images, batch.sizes)]
-        if shapes is None:
+        if rows is None:
             shapes = [(m.shape[3], m.shape[1], m.shape[2]) for m in maps]
-            if done.exists(): continue
-            path.parent.mkdir(parents=True, exist_ok=True)
             rows = np.memmap(path, np.int16, "w+", shape=(count, sum(int(np.prod(s)) for s in shapes)))
         rows[start:start + len(batch.people)] = torch.cat([m.flatten(1) for m in maps], 1).view(torch.int16).cpu().numpy()
-    if rows is not None:
-        rows.flush()
-        done.touch()
-    return FrozenFeatures(path, shapes, people)
+        people += batch.people
+    rows.flush()
+    return people, shapes
 
 # %% ../nbs/appendix/ablations.ipynb #575e3075
 def view_sample(poses: PoseSet, config: DataConfig, views: int, seed: int) -> tuple[Callable, int]:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .representation import Variant, level_locations, level_sizes, oks, pseudo_boxes
+from .settings import take_choices
 from .skeleton import COCO17, Scene, Skeleton
 
 # %% ../nbs/02_assignment.ipynb #e362e0ff
@@ -41,6 +42,7 @@ class AssignConfig:
     score_target: Variant = Variant.CODE               # target of the pose score: PAPER OKS of the refined pose (Sec. III-F), CODE initial
 
     def __post_init__(self):
+        take_choices(self)
         if not 0 <= self.oks_threshold <= 1: raise ValueError(f"oks_threshold is {self.oks_threshold}; OKS lies in [0, 1]")
         if self.half_side is not None and self.half_side <= 0: raise ValueError("half_side must be positive, in strides")
 

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .losses import People
 from .representation import Variant, pseudo_boxes
-from .settings import SmprError
+from .settings import SmprError, take_choices
 from .skeleton import COCO17, Skeleton
 
 # %% ../nbs/08_data.ipynb #80f34cec
@@ -311,6 +311,8 @@ class DataConfig:
     turn: float = 0.0                                 # degrees, standard deviation of random rotation (not in the paper)
     color: float = 0.0                                # strength of random colour (not in the paper)
     replace_empty: bool = True                        # a picture without people is replaced by another (published code)
+
+    def __post_init__(self): take_choices(self)
 
 # %% ../nbs/08_data.ipynb #d478af1c
 def warp_random(sample: Sample, factor: float, config: DataConfig, rng: np.random.Generator) -> Sample:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from .assignment import AssignConfig, assign_regions, refinement_persons
 from .representation import Variant, decode_pose, oks
 from .scoring import score_targets
+from .settings import take_choices
 
 # %% ../nbs/06_losses.ipynb #cd584fb2
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class LossConfig:
     score: float = 1.0                        # lambda 5, BCE of the pose score
     oks_weighted: Variant = Variant.CODE      # CODE: L1 of a location counts by its initial pose's OKS, PAPER: all alike
     counts_global: bool = True                # True: normalise over all processes; False: each GPU by itself (published code)
+
+    def __post_init__(self): take_choices(self)
 
 # %% ../nbs/06_losses.ipynb #6919e495
 def focal_loss(logits: Tensor,           # any shape

@@ -7,7 +7,7 @@ __all__ = ['PIXEL_STATS', 'BackboneName', 'NeckName', 'ResNetStyle', 'Pixels', '
            'make_backbone', 'FPN', 'PAFPN', 'HRFPN', 'conv_norm', 'logit_conv', 'tower', 'heatmap_branch', 'Head',
            'make_neck', 'SMPR', 'PartCost', 'count_parts']
 
-# %% ../nbs/07_model.ipynb #d2720c0c
+# %% ../nbs/07_model.ipynb #bed5d8be
 import math
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from .aggregation import Aggregation
+from .aggregation import Aggregation, OffsetStart
 from .losses import Predictions
 from .refinement import PoseConv, refine
 from .representation import Variant, level_locations
-from .settings import SmprError
+from .settings import SmprError, take_choices
 from .skeleton import COCO17, Skeleton
 
 # %% ../nbs/07_model.ipynb #526e7184
@@ -72,15 +72,15 @@ class ModelConfig:
     norm_groups: int = 32                              # groups of group norm (published code)
     heatmap_width: int = 128                           # channels of the heatmap branch (published code)
     offset_groups: Variant = Variant.CODE              # deformable groups: CODE 4, PAPER 1 (18 offset channels, Sec. III-D)
+    offset_start: OffsetStart = OffsetStart.RANDOM     # where the taps of the aggregation look before training (published code: random)
     refine: bool = True                                # feature aggregation and second pose (Table I: + refine)
     score: bool = True                                 # pose scoring (Table I: + PSM)
     heatmap: bool = True                               # heatmap branch, training only (Table I: + heatmap)
 
     def __post_init__(self):
-        for field, kind in (("backbone", BackboneName), ("neck", NeckName), ("hrnet_neck", Variant),
-                            ("resnet_style", ResNetStyle), ("pixels", Pixels), ("offset_groups", Variant), ("strides", tuple)):
-            try: object.__setattr__(self, field, kind(getattr(self, field)))    # "fpn" becomes NeckName.FPN, a list a tuple
-            except (TypeError, ValueError) as e: raise SmprError(f"ModelConfig: {field}: {e}; choose one of {', '.join(kind) if kind is not tuple else 'tuples'}") from e
+        take_choices(self)                                                  # "fpn" becomes NeckName.FPN
+        try: object.__setattr__(self, "strides", tuple(self.strides))
+        except TypeError: raise SmprError(f"ModelConfig: strides is {self.strides!r}; give a tuple of px") from None
         if not self.strides: raise SmprError("ModelConfig: strides is empty; give at least one")
         if not 0 <= self.frozen_stages <= 4: raise SmprError(f"ModelConfig: frozen_stages is {self.frozen_stages}; a backbone has 4 stages")
 
@@ -267,7 +267,7 @@ class Head(nn.Module):
         self.person_tower, self.pose_tower = tower(config), tower(config)
         self.initial = PoseConv(keypoints, c, n)
         self.person = logit_conv(c, 1, prior=0.01)
-        self.aggregation = Aggregation(keypoints, c, config.groups) if config.refine else None
+        self.aggregation = Aggregation(keypoints, c, config.groups, config.offset_start) if config.refine else None
         self.delta = PoseConv(keypoints, c, n) if config.refine else None
         self.score = logit_conv(c, 1) if config.score else None
         self.heatmap = heatmap_branch(config, keypoints) if config.heatmap else None

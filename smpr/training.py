@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Optimizer', 'Schedule', 'TrainConfig', 'Config', 'lr_factor', 'make_optimizer', 'Ema', 'forward_batch',
            'batch_losses', 'split_batch', 'backward_in_parts', 'backward_batch', 'rank_world', 'processes', 'wrap',
-           'over_ranks', 'DepthwiseConv', 'quick_depthwise', 'small_config', 'TrainState', 'make_state', 'train_step',
-           'pack_optimizer', 'unpack_optimizer', 'save_checkpoint', 'find_checkpoint', 'check_same_config',
-           'load_checkpoint', 'load_run', 'peak_memory', 'RunLog', 'read_log', 'averaged', 'measure', 'pose_sheet',
-           'open_run', 'show_poses', 'Keeper', 'step_batches', 'train']
+           'over_ranks', 'DepthwiseConv', 'quick_depthwise', 'fold_frozen', 'small_config', 'TrainState', 'make_state',
+           'train_step', 'pack_optimizer', 'unpack_optimizer', 'save_checkpoint', 'find_checkpoint',
+           'check_same_config', 'load_checkpoint', 'load_run', 'peak_memory', 'RunLog', 'read_log', 'averaged',
+           'measure', 'pose_sheet', 'open_run', 'show_poses', 'Keeper', 'step_batches', 'train']
 
-# %% ../nbs/11_training.ipynb #18251e47
+# %% ../nbs/11_training.ipynb #1c1c2780
 # Shapes: N images, P locations, K keypoints. A step is one update of the weights; a draw is one training sample.
 import json
 import math
@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
@@ -39,6 +39,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from .aggregation import OffsetStart
 from .assignment import AssignConfig
 from .checkpoints import config_from_dict, config_to_dict, load_weights, write_tensors
 from .data import Batch, DataConfig, DrawSampler, Outside, PoseSet, TrainStream, read_image, train_loader
@@ -47,7 +48,7 @@ from .inference import DecodeConfig, TestConfig, find_poses
 from .losses import LossConfig, Predictions, compute_losses
 from .model import SMPR, BackboneName, ModelConfig, NeckName, Pixels
 from .representation import Variant
-from .settings import SmprError, atomic_write, resolve_device
+from .settings import SmprError, atomic_write, resolve_device, take_choices
 from .skeleton import COCO17, Skeleton, draw_poses
 
 # %% ../nbs/11_training.ipynb #8042e653
@@ -85,9 +86,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
-            try: object.__setattr__(self, name, kind(getattr(self, name)))
-            except ValueError as e: raise SmprError(f"TrainConfig: {name}: {e}; choose one of {', '.join(kind)}") from None
+        take_choices(self)
         for name in ("steps", "batch", "accumulate"):
             if getattr(self, name) < 1: raise SmprError(f"TrainConfig: {name} is {getattr(self, name)}; give 1 or more")
         if not 0 <= self.ema < 1: raise SmprError(f"TrainConfig: ema is {self.ema}; a decay lies in [0, 1)")
@@ -281,12 +280,32 @@ def _depthwise_forward(conv: nn.Conv2d, x: Tensor) -> Tensor:
     if isinstance(conv, Conv2dSame): x, padding = pad_same(x, conv.kernel_size, conv.stride), (0, 0)
     return DepthwiseConv.apply(x, conv.weight, conv.stride, padding)
 
+# %% ../nbs/11_training.ipynb #38395bed
+def fold_frozen(backbone: nn.Module) -> int:
+    "Let the frozen convolutions of `backbone` do the work of the frozen batch norm that follows each; returns how many pairs. Weights and names stay."
+    learns = lambda m: any(p.requires_grad for p in m.parameters())
+    pairs = [(a, b) for m in backbone.modules() for a, b in zip(list(m.children()), list(m.children())[1:])
+             if isinstance(a, nn.Conv2d) and isinstance(b, nn.modules.batchnorm._BatchNorm) and not learns(a) and not learns(b)]
+    for conv, norm in pairs:
+        conv.forward = partial(_folded_forward, conv, norm)
+        norm.forward = (lambda x, norm=norm: norm.act(norm.drop(x))) if hasattr(norm, "act") else nn.Identity()      # timm's norms bring their activation along
+    return len(pairs)
+
+# %% ../nbs/11_training.ipynb #a6c557d5
+def _folded_forward(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    "Convolution and stored-statistics batch norm in one; folded anew every time, so that loaded weights count."
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - scale * (norm.running_mean - (0 if conv.bias is None else conv.bias))
+    padding = conv.padding
+    if isinstance(conv, Conv2dSame): x, padding = pad_same(x, conv.kernel_size, conv.stride), (0, 0)
+    return F.conv2d(x, conv.weight * scale[:, None, None, None], shift, conv.stride, padding, conv.dilation, conv.groups)
+
 # %% ../nbs/11_training.ipynb #2b137ad9
 def small_config(steps: int = 2500, batch: int = 16) -> Config:
     "The network and recipe of the shipped weights: a few million parameters, pictures of 320x240 px, a CPU. Not the paper's."
     return Config(
         model=ModelConfig(backbone=BackboneName.LITE0, neck=NeckName.PAFPN, pixels=Pixels.HALF, frozen_stages=2, frozen_norm_affine=False,
-                          strides=(8, 16, 32), width=64, tower_depth=2, norm_groups=16, heatmap_width=64),
+                          strides=(8, 16, 32), width=64, tower_depth=2, norm_groups=16, heatmap_width=64, offset_start=OffsetStart.KEYPOINTS),
         data=DataConfig(short=240, long=320, crop=0, outside=Outside.DROP, zoom=(0.7, 1.6), turn=8.0, color=0.12),
         test=TestConfig(short=240, long=320),
         train=TrainConfig(steps=steps, batch=batch, optimizer=Optimizer.ADAMW, lr=1e-3, weight_decay=0.05, backbone_lr=0.5,
@@ -316,6 +335,7 @@ def make_state(config: Config, skeleton: Skeleton = COCO17, device: torch.device
         if t.shape != own[name].shape: raise SmprError(f"start weights: '{name}' is {tuple(t.shape)}, this network has {tuple(own[name].shape)}; choose the same model options")
     net.load_state_dict(start or {}, strict=False)
     net = net.to(device, memory_format=torch.channels_last).train()
+    fold_frozen(net.backbone)
     if config.train.bf16 and net.mean.device.type == "cpu": quick_depthwise(net)
     return TrainState(net, make_optimizer(net, config.train), Ema(net, config.train.ema) if config.train.ema else None)
 
@@ -569,14 +589,15 @@ class Keeper:
     def close(self) -> None:
         if self.log: self.log.board.close()
 
-# %% ../nbs/11_training.ipynb #d2487943
-def step_batches(config: Config, train_set: PoseSet, first: int, last: int, workers: int = 2):
+# %% ../nbs/11_training.ipynb #cd9fa7cc
+def step_batches(config: Config, train_set: PoseSet, first: int, last: int, workers: int = 2, preload: bool = False):
     "The batches of steps `first` to `last` that this process sees. Raises `SmprError`."
     rank, world = rank_world()
     if config.train.batch % world: raise SmprError(f"train.batch is {config.train.batch} but {world} processes share it; give a multiple of {world}")
     if config.train.batch // world < config.train.accumulate:
         raise SmprError(f"train.accumulate is {config.train.accumulate} but a process has only {config.train.batch // world} pictures a step; give at most that")
     stream = TrainStream(train_set, config.data, config.train.seed)
+    if preload: stream.preload()
     return train_loader(stream, DrawSampler(config.train.batch, first, last, rank, world), workers)
 
 # %% ../nbs/11_training.ipynb #d862d17b
@@ -587,6 +608,7 @@ def train(config: Config, train_set: PoseSet,
           minutes: float | None = None,               # stop, saved, after so long; the schedule stays by steps
           steps: int | None = None,                   # stop, saved, at this step; the schedule stays by `config.train.steps`
           workers: int = 2,                           # processes that load pictures; 0 loads in this one
+          preload: bool = False,                      # decode all pictures first and keep them in memory: for small sets
           device: str = "auto", resume: bool = True,
           eval_every: int | None = None,              # steps between measurements; None: only at the end
           save_every: int = 250,                      # steps between checkpoints
@@ -598,17 +620,16 @@ def train(config: Config, train_set: PoseSet,
         state = make_state(config, train_set.skeleton, place, start)
         open_run(run, config, train_set, state, resume)
         first, last = state.step, min(config.train.steps, steps or config.train.steps)
-        keeper = Keeper(run, state, config, train_set, val_set, progress)
-        model, losses, metrics = wrap(state.net), {}, {}
-        for batch in tqdm(step_batches(config, train_set, state.step, last, workers), initial=first, total=last, desc="training",
-                          disable=not progress or keeper.rank > 0, mininterval=2):
-            keeper.add(train_step(model, state, batch, config))
-            late = minutes is not None and over_ranks(torch.tensor(float(time.monotonic() - began > 60 * minutes), device=place)).item() > 0
-            done = late or state.step == last
-            if done or state.step % log_every == 0: losses = keeper.flush()
-            if done or state.step % save_every == 0: keeper.save()
-            if val_set is not None and (done or eval_every and state.step % eval_every == 0): metrics = keeper.check()
-            if done: break
-        if val_set is None and state.step > first and keeper.rank == 0: keeper.show(averaged(state, config))
-        keeper.close()
+        with closing(Keeper(run, state, config, train_set, val_set, progress)) as keeper:
+            model, losses, metrics = wrap(state.net), {}, {}
+            batches = step_batches(config, train_set, state.step, last, workers, preload)
+            for batch in tqdm(batches, initial=first, total=last, desc="training", disable=not progress or keeper.rank > 0, mininterval=2):
+                keeper.add(train_step(model, state, batch, config))
+                late = minutes is not None and over_ranks(torch.tensor(float(time.monotonic() - began > 60 * minutes), device=place)).item() > 0
+                done = late or state.step == last
+                if done or state.step % log_every == 0: losses = keeper.flush()
+                if done or state.step % save_every == 0: keeper.save()
+                if val_set is not None and (done or eval_every and state.step % eval_every == 0): metrics = keeper.check()
+                if done: break
+            if val_set is None and state.step > first and keeper.rank == 0: keeper.show(averaged(state, config))
     return {"run": str(run), "step": state.step, "steps": state.step - first, "seconds": round(time.monotonic() - began, 2), "losses": losses, "metrics": metrics}
