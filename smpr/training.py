@@ -288,7 +288,7 @@ def fold_frozen(backbone: nn.Module) -> int:
              if isinstance(a, nn.Conv2d) and isinstance(b, nn.modules.batchnorm._BatchNorm) and not learns(a) and not learns(b)]
     for conv, norm in pairs:
         conv.forward = partial(_folded_forward, conv, norm)
-        norm.forward = (lambda x, norm=norm: norm.act(norm.drop(x))) if hasattr(norm, "act") else nn.Identity()      # timm's norms bring their activation along
+        norm.forward = lambda x, norm=norm: norm.act(norm.drop(x)) if hasattr(norm, "act") else x      # timm's norms bring their activation along
     return len(pairs)
 
 # %% ../nbs/11_training.ipynb #a6c557d5
