@@ -14,7 +14,7 @@ from PIL import Image
 from smpr.checkpoints import config_to_dict, load_weights, save_weights
 from smpr.cli import EXAMPLES, change_config, config_flags, main
 from smpr.evaluation import METRICS, check_results
-from smpr.inference import DecodeConfig, TestConfig
+from smpr.inference import DecodeConfig, TestConfig, load
 from smpr.model import SMPR, BackboneName, ModelConfig, Pixels
 from smpr.skeleton import COCO17, Skeleton, skeleton_to_category
 from smpr.training import Config, small_config
@@ -367,6 +367,16 @@ def test_convert_refuses(smpr, tmp_path):
     torch.save({"state_dict": {"a": Exploding()}}, tmp_path / "free.pth")
     assert "free.pth" in smpr("convert", "free.pth", "new.safetensors", "--kind", "hrnet_w32", code=2)
     assert not Path("new.safetensors").exists() and not Path("exploded").exists()
+
+
+def test_convert(smpr, tmp_path):
+    shapes = Path(__file__).parent.parent / os.environ.get("SMPR_GOLDEN", "../shared/golden") / "state_dict_shapes.json"
+    if not shapes.exists(): pytest.skip(f"{shapes}: the names and shapes of a published checkpoint are not here; set SMPR_GOLDEN")
+    names = json.loads(shapes.read_text())["resnet50_pafpn"]
+    torch.save({"state_dict": {n: torch.full(s, 0.5) if n.endswith("scale") else torch.rand(s) for n, s in names.items()}, "meta": {}}, tmp_path / "old.pth")
+    assert "new.safetensors" in smpr("convert", "old.pth", "new.safetensors", "--kind", "resnet50_pafpn")
+    net = load("new.safetensors", "cpu")
+    assert net.config.neck == "pafpn" and torch.equal(net.head.initial.scales, torch.full((5,), 0.5))
 
 
 class Exploding:
