@@ -6,10 +6,12 @@
 __all__ = ['PAPER_TABLE1', 'SECTIONS', 'COLUMNS', 'Row', 'row_config', 'Scale', 'make_scale', 'parameter_names',
            'apply_parameters', 'FrozenFeatures', 'backbone_maps', 'freeze_features', 'view_sample', 'test_sample',
            'head_losses', 'train_head', 'test_head', 'start_state', 'environment', 'run_row', 'feature_files',
-           'frozen_sets', 'record_path', 'write_record', 'load_records', 'table_rows', 'table_markdown', 'table_csv',
-           'draw_table', 'state_of_reproduction', 'notebook', 'run_notebook', 'reproduce', 'prepare_features']
+           'frozen_sets', 'record_path', 'write_record', 'made_here', 'load_records', 'table_rows', 'table_markdown',
+           'table_csv', 'draw_table', 'state_of_reproduction', 'notebook', 'run_notebook', 'reproduce',
+           'prepare_features']
 
-# %% ../nbs/appendix/ablations.ipynb #b1d2a7c2
+# %% ../nbs/appendix/ablations.ipynb #251388df
+import hashlib
 import json
 import os
 import platform
@@ -309,10 +311,9 @@ def run_row(experiment: str, row: str, scale: Scale, seed: int = 0, config: Conf
               "config": config_to_dict(config), "steps": config.train.steps, **environment(), "wall_seconds": round(time.time() - began, 1), **extra}
     return record, net, results
 
-# %% ../nbs/appendix/ablations.ipynb #fef7d201
+# %% ../nbs/appendix/ablations.ipynb #dbd749fc
 def feature_files(net: SMPR, config: Config, scale: Scale, train_set: PoseSet, val_set: PoseSet, cache: Path) -> tuple[Path, Path]:
     "Where the features of a scale are kept: the names change with whatever the features depend on."
-    import hashlib
     weights = hashlib.sha256()
     for name, t in net.backbone.state_dict().items(): weights.update(name.encode() + t.cpu().numpy().tobytes())
     key = lambda *parts: hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -343,13 +344,28 @@ def record_path(record: dict, figures: Path) -> Path:
     "`results/<experiment>/<row>-<scale>-s<seed>.json` below `figures`."
     return figures / "results" / record["experiment"] / f"{record['row']}-{record['scale']}-s{record['seed']}.json"
 
-# %% ../nbs/appendix/ablations.ipynb #0372a2fb
-def write_record(record: dict, figures: Path) -> Path:
-    "Write a record as JSON; returns its path."
+# %% ../nbs/appendix/ablations.ipynb #995f1de4
+def write_record(record: dict, figures: Path, runs: Path | None = None) -> Path:
+    "Write a record as JSON and, with `runs`, remember that this checkout made it; returns its path."
     path = record_path(record, figures)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, json.dumps(record, indent=1) + "\n")
+    if runs is not None:
+        mark = _mark(path, runs)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(mark, hashlib.sha256(path.read_bytes()).hexdigest())
     return path
+
+# %% ../nbs/appendix/ablations.ipynb #13ce9c57
+def _mark(path: Path, runs: Path) -> Path:
+    "Where a checkout remembers the fingerprint of the record at `path` that it made."
+    return runs / "records" / f"{path.parent.name}-{path.stem}.sha256"
+
+# %% ../nbs/appendix/ablations.ipynb #5555672b
+def made_here(path: Path, runs: Path) -> bool:
+    "Whether the record at `path` is one that this checkout made, not one that came with it."
+    mark = _mark(path, runs)
+    return path.exists() and mark.exists() and mark.read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
 
 # %% ../nbs/appendix/ablations.ipynb #05c24a80
 def load_records(experiment: str, scale: str, figures: Path) -> list[dict]:
@@ -450,14 +466,14 @@ def run_notebook(source: Path, out: Path, parameters: dict, label: str, threads:
             if "%|" in line or "AP" in line[:40] or "Error" in line: print(f"[{label}] {line.strip()[-150:]}", flush=True)
     return process.wait()
 
-# %% ../nbs/appendix/ablations.ipynb #1294bffb
+# %% ../nbs/appendix/ablations.ipynb #ae7574e7
 def reproduce(table: str = "table1", scale: str = "mini", seeds: int = 1, jobs: int | None = None) -> int:
-    "Run the rows of a table that have no record yet, then build the table; returns how many rows failed. Raises SmprError."
+    "Run the rows of a table that this checkout has not run yet, then build the table; returns how many rows failed. Raises SmprError."
     from concurrent.futures import ThreadPoolExecutor
     if table not in ("table1", "all"): raise SmprError(f"table '{table}' is unknown; table1 can be reproduced so far")
     size, settings = make_scale(scale), load_settings()
     jobs = jobs or (min(os.cpu_count() or 1, 2) if size.frozen_features else 1)
-    todo = [(r, s) for s in range(seeds) for r in Row if not (settings.figures / "results" / "table1" / f"{r}-{scale}-s{s}.json").exists()]
+    todo = [(r, s) for s in range(seeds) for r in Row if not made_here(settings.figures / "results" / "table1" / f"{r}-{scale}-s{s}.json", settings.runs)]
     print(f"{table} at scale {scale} ({size.cost}): {len(todo)} runs to do, {7 * seeds - len(todo)} done, {jobs} at a time", flush=True)
     threads = max((os.cpu_count() or 1) // jobs, 1)
     if todo and size.frozen_features: prepare_features(size)
