@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from .ablations import PAPER_TABLE1, Row, beside, load_records
 from .data import PoseSet
+from .evaluation import _coco, _truth
 from .findings import read_detections
 from .settings import SmprError, atomic_write
 
@@ -158,22 +158,20 @@ class Matches:
     miss: np.ndarray         # (T, D) bool: counts as false; neither where pycocotools ignores it
     people: np.ndarray       # (N,) persons who count, per picture
 
-# %% ../nbs/appendix/tables.ipynb #ef7b0bf2
+# %% ../nbs/appendix/tables.ipynb #96b349b3
 def match_detections(poses: PoseSet, results: list[dict]) -> Matches:
     "Matches of a set's detections, made by pycocotools (20 detections a picture, all areas)."
     ids = [r.id for r in poses.records]
-    people = [{"id": n + 1, "image_id": r.id, "category_id": 1, "keypoints": k.ravel().tolist(), "num_keypoints": int((k[:, 2] > 0).sum()),
-               "area": float(a), "iscrowd": int(c), "bbox": [0, 0, 0, 0]}
-              for n, (r, k, a, c) in enumerate((r, *x) for r in poses.records for x in zip(r.keypoints, r.areas, r.crowd))]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = {"images": [{"id": i} for i in ids], "annotations": people, "categories": [{"id": 1}]}
-        truth.createIndex()
-        found = truth.loadRes([{k: r[k] for k in ("image_id", "category_id", "keypoints", "score")} for r in results]) if results else COCO()
-        run = COCOeval(truth, found, "keypoints")
-        run.params.kpt_oks_sigmas, run.params.imgIds, run.params.areaRng, run.params.areaRngLbl = np.array(poses.skeleton.sigmas), ids, [[0, 1e10]], ["all"]
-        if results: run.evaluate()
-    return _join_matches([next((e for e in run.evalImgs if e and e["image_id"] == i), None) for i in ids] if results else [None] * len(ids), poses)
+        truth = _coco(_truth(poses.annotations, poses.skeleton.K))
+        if results:
+            found = truth.loadRes([{k: r[k] for k in ("image_id", "category_id", "keypoints", "score")} for r in results])
+            run = COCOeval(truth, found, "keypoints")
+            run.params.kpt_oks_sigmas, run.params.imgIds, run.params.catIds = np.array(poses.skeleton.sigmas), ids, [1]
+            run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
+            run.evaluate()
+    by_id = {e["image_id"]: e for e in run.evalImgs if e} if results else {}
+    return _join_matches([by_id.get(i) for i in ids], poses)
 
 # %% ../nbs/appendix/tables.ipynb #8d6c6050
 def _join_matches(by_picture: list[dict | None], poses: PoseSet) -> Matches:
