@@ -37,7 +37,7 @@ class TableRow:
     ours: dict[str, tuple[float, float | None]]      # column: mean and standard deviation over seeds, None for one seed; empty where not run
     paper: dict[str, float]                          # column: the paper's number; empty where it has none
     seeds: int = 0
-    note: str = ""                                   # the command that makes a missing row, or a source
+    note: str = ""                                   # the command that makes a missing row; "quoted" where no run of ours belongs
 
 # %% ../nbs/appendix/tables.ipynb #30eee579
 def mean_spread(metrics: list[dict]) -> dict[str, tuple[float, float | None]]:
@@ -76,7 +76,7 @@ def table_markdown(rows: list[TableRow], about: str,              # first line: 
     head = ["row", *columns, "seeds", *(f"paper {c}" for c in columns)]
     lines = [about, "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for r in rows:
-        ours = [_cell(r.ours.get(c), "±") for c in columns] if r.ours else ["not run"] * len(columns)
+        ours = [_cell(r.ours.get(c), "±") for c in columns] if r.ours else ["" if r.note == "quoted" else "not run"] * len(columns)
         paper = [f"{r.paper[c]:.1f}" if c in r.paper else "" for c in columns]
         lines.append(f"| {r.label} | " + " | ".join([*ours, str(r.seeds), *paper]) + " |")
     missing = [f"* {r.label}: `{r.note}`" for r in rows if not r.ours and r.note.startswith("papermill")]
@@ -109,7 +109,7 @@ def table_latex(rows: list[TableRow], caption: str, columns: tuple[str, ...] = C
              rf" & \multicolumn{{{n}}}{{c}}{{ours}} & & \multicolumn{{{n}}}{{c}}{{paper}} \\", rf"\cmidrule(lr){{2-{n + 1}}}\cmidrule(lr){{{n + 3}-{2 * n + 2}}}",
              " & ".join(["", *map(name, columns), "seeds", *map(name, columns)]) + r" \\", r"\midrule"]
     for r in rows:
-        ours = [_cell(r.ours.get(c), r"$\pm$") for c in columns] if r.ours else [rf"\multicolumn{{{n}}}{{c}}{{not run}}"]
+        ours = [_cell(r.ours.get(c), r"$\pm$") for c in columns] if r.ours else [rf"\multicolumn{{{n}}}{{c}}{{{'' if r.note == 'quoted' else 'not run'}}}"]
         lines.append(" & ".join([_latex(r.label), *ours, str(r.seeds), *(f"{r.paper[c]:.1f}" if c in r.paper else "" for c in columns)]) + r" \\")
     return "\n".join(lines + [r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
@@ -123,7 +123,7 @@ def draw_rows(rows: list[TableRow], about: str, column: str = "AP", width: float
         spread = [(r.ours[column][1] or 0) if mine and column in r.ours else 0 for r in rows]
         there = [column in (r.ours if mine else r.paper) for r in rows]
         bars = ax.barh(range(len(rows)), values, xerr=spread if any(spread) else None, color="C0" if mine else "0.6", error_kw={"elinewidth": 1.2, "capsize": 3})
-        ax.bar_label(bars, [(f"{v:.1f}" if t else "not run" if mine else "") for v, t in zip(values, there)], padding=4, fontsize=10)
+        ax.bar_label(bars, [(f"{v:.1f}" if t else "not run" if mine and r.note != "quoted" else "") for v, t, r in zip(values, there, rows)], padding=4, fontsize=10)
         ax.set_yticks(range(len(rows)), names, fontsize=10)
         ax.margins(x=.2)
         ax.set_xlabel(f"{column} (percent)", fontsize=10)
