@@ -82,6 +82,27 @@ def _entry(image_id: int, pose: list, score: float, person: float, pose_score: f
     return {"image_id": image_id, "category_id": 1, "keypoints": flat, "score": round(score, 5), "person": round(person, 5),
             "pose_score": round(pose_score, 5), "oks": round(quality, 4), "initial_oks": round(initial, 4)}
 
+# %% ../nbs/appendix/findings.ipynb #b9e09d4d
+def _dense_rows(look: Look, at: Tensor, sigmas: Tensor, assign: AssignConfig, group: int) -> np.ndarray:
+    "The columns of some locations, (n, 9)."
+    pred, n, r = look.pred, look.n, look.record
+    xy, s = pred.locations[at], pred.strides[at]
+    quality = true_oks(decode_pose(pred.pose[n, at].float(), xy, s) / look.factor, r, sigmas)
+    seen = (r.keypoints[..., 2] > 0).any(1)
+    boxes = pseudo_boxes(torch.as_tensor(r.keypoints[seen], dtype=torch.float32)).to(xy.device) * look.factor
+    region = assign_regions(xy, s, boxes, pred.level_strides, assign) >= 0
+    score = torch.full_like(s, torch.nan) if pred.score is None else pred.score[n, at].float()
+    columns = (torch.full_like(s, r.id, dtype=torch.float64), xy[:, 0], xy[:, 1], s, pred.person[n, at].float(), score, quality, region, torch.full_like(s, group))
+    return torch.stack([c.double().cpu() for c in columns], 1).numpy()
+
+# %% ../nbs/appendix/findings.ipynb #a0e4744f
+def _pose_pairs(look: Look, places: Tensor) -> tuple:
+    "Initial and refined poses of the found people of one picture, px of the original."
+    pred, at = look.pred, places[:6]
+    xy, s = pred.locations[at], pred.strides[at]
+    pose = lambda offsets: (decode_pose(offsets[look.n, at].float(), xy, s) / look.factor).cpu().numpy()
+    return np.full(len(at), look.record.id), (xy / look.factor).cpu().numpy(), pose(pred.initial), pose(pred.refined)
+
 # %% ../nbs/appendix/findings.ipynb #37b0c66f
 @dataclass
 class DenseSample:
@@ -103,27 +124,8 @@ class DenseSample:
         for group, every in ((0, self.every), (1, self.every_likely)):
             drawn = torch.from_numpy(self.rng.random(len(likely)) < 1 / every).to(likely.device)
             rows = (drawn & likely if group else drawn).nonzero().flatten()
-            self.rows.append(self._rows(look, rows, sigmas, assign, group))
-        if len(self.poses) < self.pairs and len(places) and pred.refined is not None: self.poses.append(self._pose_pairs(look, places))
-
-    def _rows(self, look: Look, at: Tensor, sigmas: Tensor, assign: AssignConfig, group: int) -> np.ndarray:
-        "The columns of some locations, (n, 9)."
-        pred, n, r = look.pred, look.n, look.record
-        xy, s = pred.locations[at], pred.strides[at]
-        quality = true_oks(decode_pose(pred.pose[n, at].float(), xy, s) / look.factor, r, sigmas)
-        seen = (r.keypoints[..., 2] > 0).any(1)
-        boxes = pseudo_boxes(torch.as_tensor(r.keypoints[seen], dtype=torch.float32)).to(xy.device) * look.factor
-        region = assign_regions(xy, s, boxes, pred.level_strides, assign) >= 0
-        score = torch.full_like(s, torch.nan) if pred.score is None else pred.score[n, at].float()
-        columns = (torch.full_like(s, r.id, dtype=torch.float64), xy[:, 0], xy[:, 1], s, pred.person[n, at].float(), score, quality, region, torch.full_like(s, group))
-        return torch.stack([c.double().cpu() for c in columns], 1).numpy()
-
-    def _pose_pairs(self, look: Look, places: Tensor) -> tuple:
-        "Initial and refined poses of the found people of one picture, px of the original."
-        pred, at = look.pred, places[:6]
-        xy, s = pred.locations[at], pred.strides[at]
-        pose = lambda offsets: (decode_pose(offsets[look.n, at].float(), xy, s) / look.factor).cpu().numpy()
-        return np.full(len(at), look.record.id), (xy / look.factor).cpu().numpy(), pose(pred.initial), pose(pred.refined)
+            self.rows.append(_dense_rows(look, rows, sigmas, assign, group))
+        if len(self.poses) < self.pairs and len(places) and pred.refined is not None: self.poses.append(_pose_pairs(look, places))
 
     def write(self, path: Path, limit: int = 1_000_000) -> Path:
         "The sample as a compressed .npz of at most `limit` bytes, thinned evenly where it would be larger."
