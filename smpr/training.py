@@ -608,12 +608,13 @@ def train(config: Config, train_set: PoseSet,
           minutes: float | None = None,               # stop, saved, after so long; the schedule stays by steps
           steps: int | None = None,                   # stop, saved, at this step; the schedule stays by `config.train.steps`
           workers: int = 2,                           # processes that load pictures; 0 loads in this one
-          preload: bool = False,                      # decode all pictures first and keep them in memory: for small sets
           device: str = "auto", resume: bool = True,
           eval_every: int | None = None,              # steps between measurements; None: only at the end
           save_every: int = 250,                      # steps between checkpoints
           log_every: int = 20,                        # steps between log rows
-          progress: bool = True) -> dict:             # run, step, steps done now, seconds, losses, metrics
+          progress: bool = True,
+          preload: bool = False                       # decode all pictures first and keep them in memory: for small sets
+          ) -> dict:                                  # run, step, steps done now, seconds, losses, metrics
     "Train into the folder `run`. Under torchrun the processes work together and the first one writes. Raises `SmprError`."
     began, run = time.monotonic(), Path(run)
     with processes(device) as place:
