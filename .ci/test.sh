@@ -31,12 +31,24 @@ export SMPR_FIGURES="$scratch/figures" SMPR_RUNS="$scratch/runs"
 step "every notebook runs"
 OMP_NUM_THREADS=1 nbdev-test --n-workers 2 --do-print
 
-step "ablation notebooks, smoke scale, through papermill"
-for notebook in nbs/ablations/*.ipynb; do
-  OMP_NUM_THREADS=2 python -m papermill --no-progress-bar -k python3 "$notebook" "$scratch/$(basename "$notebook")" >"$scratch/papermill.log" 2>&1 \
-    || { tail -n 60 "$scratch/papermill.log"; echo "$notebook failed"; exit 1; }
-  echo "ok $notebook"
-done
+step "ablation runs and notebooks, smoke scale, through papermill"
+# Two rows of Table I and one run of each other experiment; what has no record must read "not run".
+OMP_NUM_THREADS=1 python - <<'PYTHON'
+from smpr.ablations import make_scale, prepare_features
+from smpr.reproduction import plan, run_jobs
+wanted = ("refine-star", "psm", "oks-0.3", "assign-shrink", "stand-in-hrfpn")
+prepare_features(make_scale("smoke"))
+failed = run_jobs([j for j in plan("all", "smoke") if j.name in wanted], "smoke", 2, 1)
+raise SystemExit(f"failed: {failed}" if failed else 0)
+PYTHON
+build() {
+  OMP_NUM_THREADS=1 python -m papermill --no-progress-bar -k python3 "$1" "$scratch/$(basename "$1")" -p scale smoke >"$scratch/$(basename "$1").log" 2>&1 \
+    || { tail -n 60 "$scratch/$(basename "$1").log"; echo "$1 failed"; exit 255; }
+  echo "ok $1"
+}
+export -f build
+export scratch
+ls nbs/ablations/*.ipynb | grep -v /run.ipynb | xargs -P 2 -I {} bash -c 'build {}'
 
 step "tests"
 OMP_NUM_THREADS=2 python -m pytest tests --durations 8 | tee "$scratch/pytest.log"

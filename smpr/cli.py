@@ -288,10 +288,10 @@ def run_data(a: argparse.Namespace) -> int:
     for line in bad[:20]: print(f"smpr: error: {line}", file=sys.stderr)
     return 2 if bad else 0
 
-# %% ../nbs/appendix/command.ipynb #c4d6e8cb
+# %% ../nbs/appendix/command.ipynb #0421334d
 def run_reproduce(a: argparse.Namespace) -> int:
     "smpr reproduce: run a table's missing rows, then build it."
-    from smpr.ablations import reproduce
+    from smpr.reproduction import reproduce
     return 1 if reproduce(a.table, a.scale or load_settings().scale, a.seeds, a.jobs) else 0
 
 # %% ../nbs/appendix/command.ipynb #e71b8238

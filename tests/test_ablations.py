@@ -1,12 +1,20 @@
 """The experiment machinery: parameters, records, tables, and the notebook whose form must match the configuration."""
 import json
+import os
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from smpr.ablations import (COLUMNS, Row, apply_parameters, load_records, make_scale, parameter_names, reproduce, row_config,
-                            table_csv, table_markdown, table_rows, write_record)
+from smpr.ablations import Row, apply_parameters, load_records, make_scale, parameter_names, row_config, write_record
+from smpr.findings import read_detections, write_detections
+from smpr.reproduction import plan, reproduce
 from smpr.settings import SmprError
+from smpr.tables import COLUMNS, Matches, paired_step, table1_rows, table_csv, table_latex, table_markdown, weighted_ap
 from smpr.training import Config
 
 NOTEBOOKS = Path(__file__).parent.parent / "nbs" / "ablations"
@@ -46,11 +54,12 @@ def test_bad_parameters_are_named(values):
 
 def test_table_is_made_of_records_alone(tmp_path):
     for seed, ap in ((0, .10), (1, .20)): write_record(record("psm", seed, ap), tmp_path)
-    rows = table_rows(load_records("table1", "mini", tmp_path))
-    psm = next(r for r in rows if r["row"] == "+ PSM")
-    assert psm["seeds"] == 2 and abs(psm["ours"]["AP"] - 15) < 1e-9 and abs(psm["spread"]["AP"] - 7.0711) < 1e-3
-    assert [r["seeds"] for r in rows].count(0) == 6
-    assert "15.0 ± 7.1" in table_markdown(rows, "test") and "+ PSM,2,15.00" in table_csv(rows)
+    rows = table1_rows(load_records("table1", "mini", tmp_path), "mini")
+    psm = next(r for r in rows if r.label == "+ PSM")
+    assert psm.seeds == 2 and abs(psm.ours["AP"][0] - 15) < 1e-9 and abs(psm.ours["AP"][1] - 7.0711) < 1e-3
+    assert [r.seeds for r in rows].count(0) == 6
+    text = table_markdown(rows, "test")
+    assert "15.0 ± 7.1" in text and "+ PSM,2,15.00" in table_csv(rows) and text.count("papermill") == 6 and table_latex(rows, "x").count("not run") == 6
 
 
 def test_broken_record_is_named(tmp_path):
@@ -62,3 +71,69 @@ def test_broken_record_is_named(tmp_path):
 def test_unknown_names():
     with pytest.raises(SmprError, match="huge"): make_scale("huge")
     with pytest.raises(SmprError, match="table7"): reproduce("table7")
+
+
+def test_detections_survive_their_file(tmp_path):
+    results = [{"image_id": i, "category_id": 1, "keypoints": [float(v) for k in range(17) for v in (10 * i + k, 3.3 * k, 1)], "score": .9 - i / 100} for i in range(20)]
+    note = write_detections(tmp_path / "a.json.gz", results)
+    write_detections(tmp_path / "b.json.gz", results)
+    assert (tmp_path / "a.json.gz").read_bytes() == (tmp_path / "b.json.gz").read_bytes() and note["poses"] == note["of"] == 20
+    back = read_detections(tmp_path / "a.json.gz")
+    assert all(abs(x - y) <= .051 for a, b in zip(results, back) for x, y in zip(a["keypoints"], b["keypoints"]))
+    few = write_detections(tmp_path / "c.json.gz", results, limit=240)
+    assert (tmp_path / "c.json.gz").stat().st_size <= 240 and 0 < few["poses"] < 20
+    assert [r["score"] for r in read_detections(tmp_path / "c.json.gz")] == pytest.approx([r["score"] for r in results[:few["poses"]]])      # the best stay
+
+
+def test_bootstrap_needs_the_same_draw():
+    "A row against itself differs by nothing in every replicate, whatever its seeds."
+    aps = np.random.default_rng(0).random((50, 3))
+    step = paired_step("same", aps, aps, (.4, .4))
+    assert (step.difference, step.low, step.high, step.verdict) == (0, 0, 0, "not beyond chance")
+    up = paired_step("up", aps, aps + .1, (.4, .5))
+    assert up.verdict == "beyond chance" and abs(up.low - 10) < 1e-9 and abs(up.high - 10) < 1e-9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_weighted_ap_equals_written_out_copies(seed):
+    "Weights count pictures as often as copies of them would, random matches, ties between copies included."
+    rng = np.random.default_rng(seed)
+    n, d = 6, 40
+    hit = rng.random((3, d)) < .4
+    m = Matches(rng.integers(0, n, d), hit, ~hit & (rng.random((3, d)) < .8), rng.integers(3, 9, n))
+    draw = rng.integers(0, n, n)
+    copies = np.concatenate([np.full((draw == p).sum(), i) for i, p in enumerate(m.picture)]).astype(int)
+    written = Matches(np.zeros(len(copies), int), m.hit[:, copies], m.miss[:, copies], np.array([m.people[draw].sum()]))
+    assert abs(weighted_ap(m, np.bincount(draw, minlength=n)) - weighted_ap(written, np.ones(1))) < 1e-12
+
+
+def test_plans_name_every_run_once():
+    for scale in ("smoke", "mini", "gpu", "coco"):
+        jobs = plan("all", scale, 3)
+        files = [j.record(scale, Path("f")) for j in jobs]
+        assert len(files) == len(set(files)) and sum(j.experiment == "table1" for j in jobs) == 21
+        assert set(plan("figure6", scale)) | set(plan("deviations", scale)) | set(plan("table3", scale)) <= set(jobs)
+
+
+def test_killed_run_goes_on_bit_for_bit(tmp_path):
+    "A run killed by SIGKILL after its first saved state and started again leaves the record and detections of an unbroken one."
+    program = ("import sys; from pathlib import Path; from dataclasses import replace; from smpr.ablations import *; from smpr import ablations\n"
+               "ablations.train_head.__defaults__ = (*ablations.train_head.__defaults__[:-1], 2)\n"
+               "s = make_scale('smoke'); c = row_config('psm', s.config); c = replace(c, train=replace(c.train, steps=int(sys.argv[1])))\n"
+               "r = run_row('t', 'psm', s, 0, c); print(write_record(r.record, Path(sys.argv[2]), r.findings))\n")
+    def start(runs: str, out: str):
+        env = os.environ | {"SMPR_RUNS": str(tmp_path / runs), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, "-c", program, "12", str(tmp_path / out)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert start("whole", "a").wait(300) == 0
+    shutil.copytree(tmp_path / "whole" / "cache", tmp_path / "cut" / "cache")
+    first, saved = start("cut", "b"), tmp_path / "cut" / "t" / "psm-smoke-s0" / "state.pt"
+    while not saved.exists() and first.poll() is None: time.sleep(.005)
+    first.kill(); first.wait()
+    assert not list(tmp_path.glob("b/**/*.json")), "the run ended before it could be killed"
+    assert start("cut", "b").wait(300) == 0
+    a, b = (json.loads((tmp_path / x / "results" / "t" / "psm-smoke-s0.json").read_text()) for x in "ab")
+    for r in (a, b):
+        for name in ("wall_seconds", "train_seconds"): del r[name]
+    assert a == b
+    for name in ("psm-smoke-s0.detections.json.gz", "psm-smoke-s0.dense.npz"):
+        assert (tmp_path / "a/results/t" / name).read_bytes() == (tmp_path / "b/results/t" / name).read_bytes()

@@ -440,7 +440,7 @@ def test_data_coco(smpr, monkeypatch, tmp_path):
 
 def test_reproduce(smpr, monkeypatch):
     asked = []
-    monkeypatch.setattr("smpr.ablations.reproduce", lambda *a: asked.append(a) or len(asked) - 1)
+    monkeypatch.setattr("smpr.reproduction.reproduce", lambda *a: asked.append(a) or len(asked) - 1)
     smpr("reproduce", "table1", "--scale", "smoke", "--seeds", "2", "--jobs", "1")
     smpr("reproduce", "table1", "--scale", "smoke", code=1)                    # a row failed
     assert asked == [("table1", "smoke", 2, 1), ("table1", "smoke", 1, None)]
