@@ -295,4 +295,5 @@ def start_note(records: list[dict]) -> str:
     if one["weights"] is None: return "\nEvery row started from random numbers behind its pretrained backbone.\n"
     same = "Every row" if len({json.dumps({k: v for k, v in json.loads(s).items() if k != "tensors"}) for s in starts}) == 1 else "Not every row; the first"
     return (f"\n{same} started from parts of the shipped weights '{one['weights']}': {', '.join(p.rstrip('.') for p in one['parts'])}. "
-            "They have seen keypoints and heatmaps, so the gain of '+ heatmap' is understated.\n")
+            "They come from a network with PAFPN that was trained on keypoints with the heatmap loss: "
+            "'+ heatmap' gains less here than from a start that has not seen keypoints, and '+ PAFPN' may gain more.\n")
