@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PICTURES', 'VIDEOS', 'EXAMPLES', 'flag_value', 'config_flags', 'change_config', 'find_sources', 'video_frames',
            'write_video', 'predict_video', 'free_name', 'run_predict', 'predict_picture', 'predict_clip', 'test_config',
-           'run_eval', 'change_many', 'open_set', 'run_train', 'start_weights', 'run_convert', 'run_data',
+           'run_eval', 'change_many', 'open_set', 'run_train', 'start_weights', 'run_convert', 'run_data', 'run_render',
            'run_reproduce', 'run_info', 'Parser', 'make_parser', 'main']
 
 # %% ../nbs/appendix/command.ipynb #6619a0d8
@@ -47,15 +47,16 @@ def config_flags(config, prefix: str = "") -> dict[str, object]:
         out |= config_flags(value, f"{prefix}{f.name}.") if is_dataclass(value) else {prefix + f.name: value}
     return out
 
-# %% ../nbs/appendix/command.ipynb #d5abe033
+# %% ../nbs/appendix/command.ipynb #85c02682
 def change_config(config, name: str, text: str,
-                  flag: str | None = None      # what to call it in errors; default `name`
+                  flag: str | None = None,     # what to call it in errors; default `name`
+                  listing: str = "smpr train --list"    # the command that lists all settings
                   ):
     "`config` with the field of flag `name` changed. Raises SmprError."
     (first, _, rest), flag = name.partition("."), flag or name
     known = is_dataclass(config) and first in {f.name for f in fields(config)}
-    if not known or bool(rest) != is_dataclass(getattr(config, first)): raise SmprError(f"--{flag}: no such setting; see `smpr train --list`")
-    if rest: return replace(config, **{first: change_config(getattr(config, first), rest, text, flag)})
+    if not known or bool(rest) != is_dataclass(getattr(config, first)): raise SmprError(f"--{flag}: no such setting; see `{listing}`")
+    if rest: return replace(config, **{first: change_config(getattr(config, first), rest, text, flag, listing)})
     try: return replace(config, **{first: flag_value(getattr(config, first), text)})
     except (ValueError, SmprError) as e: raise SmprError(f"--{flag} {text}: {e}") from None
 
@@ -213,13 +214,13 @@ def run_eval(a: argparse.Namespace) -> int:
     if a.json: atomic_write(Path(a.json), json.dumps(metrics | notes, indent=1) + "\n")
     return 0
 
-# %% ../nbs/appendix/command.ipynb #e0fe386a
-def change_many(config, changes: list[str]):
-    "`config` after flags like `--train.lr 5e-4` or `--train.lr=5e-4`. Raises SmprError."
+# %% ../nbs/appendix/command.ipynb #4c9e7d52
+def change_many(config, changes: list[str], listing: str = "smpr train --list"):
+    "`config` after flags like `--train.lr 5e-4` or `--train.lr=5e-4`. Raises SmprError, which names the command that lists the settings."
     words = [w for c in changes for w in (c.split("=", 1) if c.startswith("--") else [c])]
     if len(words) % 2 or any(not w.startswith("--") for w in words[::2]):
-        raise SmprError(f"{' '.join(changes)}: give settings as pairs --section.field VALUE; see `smpr train --list`")
-    for name, text in zip(words[::2], words[1::2]): config = change_config(config, name[2:], text)
+        raise SmprError(f"{' '.join(changes)}: give settings as pairs --section.field VALUE; see `{listing}`")
+    for name, text in zip(words[::2], words[1::2]): config = change_config(config, name[2:], text, listing=listing)
     return config
 
 # %% ../nbs/appendix/command.ipynb #645eb237
@@ -288,6 +289,18 @@ def run_data(a: argparse.Namespace) -> int:
     for line in bad[:20]: print(f"smpr: error: {line}", file=sys.stderr)
     return 2 if bad else 0
 
+# %% ../nbs/appendix/command.ipynb #4b81fb30
+def run_render(a: argparse.Namespace, changes: list[str]) -> int:
+    "smpr render: pictures of rendered people with COCO annotations; an interrupted set goes on."
+    from smpr.rendering import RenderConfig, render_set
+    config = change_many(RenderConfig(), changes, "smpr render --list")
+    try: width, height = (int(v) for v in a.size.lower().split("x"))
+    except ValueError: raise SmprError(f"--size {a.size}: give width and height in px, for instance 320x240") from None
+    if a.list: return print("\n".join(f"--{k} {v}" for k, v in config_flags(config).items())) or 0
+    if not a.out: raise SmprError("smpr render: give the folder to write to; see `smpr render --help`")
+    print(render_set(Path(a.out), a.count, replace(config, width=width, height=height), a.seed, a.workers))
+    return 0
+
 # %% ../nbs/appendix/command.ipynb #0421334d
 def run_reproduce(a: argparse.Namespace) -> int:
     "smpr reproduce: run a table's missing rows, then build it."
@@ -332,6 +345,7 @@ EXAMPLES = {"predict": "smpr predict holiday.jpg photos/ 'more/*.png' clip.mp4 -
             "eval": "smpr eval --images val/images --annotations val/person_keypoints.json --json numbers.json --flip",
             "convert": "smpr convert epoch_100.pth smpr_r50.safetensors --kind resnet50_pafpn",
             "data": "smpr data coco --root data/coco    or    smpr data check --images DIR --annotations FILE",
+            "render": "smpr render people --count 1000 --size 320x240 --seed 1 --workers 2 --motion 0.3",
             "reproduce": "smpr reproduce table1 --scale mini --seeds 1 --jobs 2", "info": "smpr info"}
 
 # %% ../nbs/appendix/command.ipynb #206e9184
@@ -343,7 +357,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = {n: commands.add_parser(n, help=h, epilog=f"example: {EXAMPLES[n]}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
            for n, h in (("predict", "find people in pictures and videos"), ("train", "train a network"), ("eval", "measure a network on a COCO-format set"),
-                        ("convert", "read the published weights"), ("data", "download COCO, check a set"), ("reproduce", "run a table of the paper"), ("info", "versions, device, settings, weights"))}
+                        ("convert", "read the published weights"), ("data", "download COCO, check a set"), ("render", "make pictures of rendered people (needs smpr[render])"), ("reproduce", "run a table of the paper"), ("info", "versions, device, settings, weights"))}
     _add_run_flags(add)
     add["train"].add_argument("--preset", default="small", choices=("small", "code", "paper"), help="small: the shipped network; code, paper: the published code's or the paper's settings")
     for flag in ("--images", "--annotations", "--val-images", "--val-annotations", "--run", "--weights", "--device"): add["train"].add_argument(flag)
@@ -370,6 +384,11 @@ def _add_run_flags(add: dict[str, argparse.ArgumentParser]) -> None:
     for flag in ("--root", "--images", "--annotations"): add["data"].add_argument(flag)
     add["data"].add_argument("--part", action="append", help="only this part: train, val, annotations, test or image_info; may be repeated")
     add["data"].add_argument("--check-only", action="store_true", help="count and verify what is there")
+    add["render"].add_argument("out", nargs="?", help="folder for images/ and person_keypoints.json")
+    for flag, old, text in (("--count", 100, "how many pictures"), ("--workers", 1, "processes; the files are the same for any number")): add["render"].add_argument(flag, type=int, default=old, help=text)
+    add["render"].add_argument("--size", default="320x240", help="width and height in px")
+    add["render"].add_argument("--seed", type=int, default=0, help="same seed, same bytes")
+    add["render"].add_argument("--list", action="store_true", help="list all settings that --field VALUE can change")
     add["reproduce"].add_argument("table", nargs="?", default="table1")
     add["reproduce"].add_argument("--scale", choices=("smoke", "mini", "gpu", "coco"))
     add["reproduce"].add_argument("--seeds", type=int, default=1)
@@ -379,10 +398,11 @@ def _add_run_flags(add: dict[str, argparse.ArgumentParser]) -> None:
 def main(argv: list[str] | None = None) -> int:
     "The command; returns its exit code: 0 well, 2 bad input (one line says what), 130 interrupted."
     run = {"predict": run_predict, "eval": run_eval, "convert": run_convert, "data": run_data, "reproduce": run_reproduce, "info": run_info}
+    free = {"train": run_train, "render": run_render}            # these take --section.field VALUE for every setting
     try:
         a, rest = make_parser().parse_known_args(argv)
-        if rest and a.command != "train": raise SmprError(f"{rest[0]}: no such flag; see `smpr {a.command} --help`")
-        return run_train(a, rest) if a.command == "train" else run[a.command](a)
+        if rest and a.command not in free: raise SmprError(f"{rest[0]}: no such flag; see `smpr {a.command} --help`")
+        return free[a.command](a, rest) if a.command in free else run[a.command](a)
     except SmprError as e: message = str(e)
     except BrokenPipeError:                                      # whoever was reading has gone, as in `smpr info | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
