@@ -337,6 +337,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'smpr.rendering._lit': ('appendix/rendered_people.html#_lit', 'smpr/rendering.py'),
                                 'smpr.rendering._seat_and_table': ('appendix/rendered_people.html#_seat_and_table', 'smpr/rendering.py'),
                                 'smpr.rendering._sky': ('appendix/rendered_people.html#_sky', 'smpr/rendering.py'),
+                                'smpr.rendering._skyline': ('appendix/rendered_people.html#_skyline', 'smpr/rendering.py'),
                                 'smpr.rendering._smear': ('appendix/rendered_people.html#_smear', 'smpr/rendering.py'),
                                 'smpr.rendering._stand': ('appendix/rendered_people.html#_stand', 'smpr/rendering.py'),
                                 'smpr.rendering._surroundings': ('appendix/rendered_people.html#_surroundings', 'smpr/rendering.py'),

@@ -296,22 +296,31 @@ def _wall(p: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     out[z < .1] *= .6
     return np.where((z > 2.7)[:, None], u(.6, .8), out)
 
-# %% ../nbs/appendix/rendered_people.ipynb #efb529c6
+# %% ../nbs/appendix/rendered_people.ipynb #70409694
 def _sky(rays: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    "A gradient with clouds, and up to three layers of hills, trees or houses at the horizon."
+    "A gradient with clouds, and up to three layers of hills, trees, houses or a wall of photographs at the horizon."
     d = rays / np.linalg.norm(rays, axis=1, keepdims=True)
     blue, pale, high = np.array([.38, .55, .8]) * rng.uniform(.6, 1.05), np.full(3, rng.uniform(.6, .85)), np.clip(d[:, 2:] * 2.2, 0, 1)
+    if rng.random() < .25: blue = pale * rng.uniform(.75, 1)         # overcast
     cloud = np.clip((noise(d * [4, 4, 12] * rng.uniform(.8, 1.6) + rng.uniform(0, 20), 4) - .5) * 4, 0, 1)[:, None] * rng.uniform(0, 1)
     out, side = (pale * (1 - high) + blue * high) * (1 - cloud) + .85 * cloud, np.arctan2(d[:, 0], d[:, 1])
-    for layer in range(rng.integers(1, 4)):
-        tall, kind, shift = rng.uniform(.05, .3), str(rng.choice(["hill", "trees", "town"])), rng.uniform(0, 30)
-        block = np.floor(side * 12 + shift) if kind == "town" else side * rng.uniform(3, 6) + shift
-        edge = tall * (.3 + 1.1 * noise(np.column_stack([block * (5.1 if kind == "town" else 1), 0 * side + layer * 9, 0 * side]), 4 if kind == "trees" else 1))
-        colour = np.array(sample_cloth(rng).first) * .7 if kind == "town" else np.array([.2, .32, .16]) * rng.uniform(.6, 1.4)
-        shade = .6 + .8 * noise(np.column_stack([side, d[:, 2], 0 * side]) * 60, 3)
-        if kind == "town": shade = np.where(((side * 72) % 1 < .5) & ((d[:, 2] * 60) % 1 < .5), .55, .7 + .6 * noise(np.column_stack([block * 3.3, block, block])))
-        out[d[:, 2] < edge] = (colour * shade[:, None])[d[:, 2] < edge]
+    for layer in range(rng.integers(0, 4)): _skyline(out, d, side, layer, rng)
     return out
+
+# %% ../nbs/appendix/rendered_people.ipynb #2fa6fefd
+def _skyline(out: np.ndarray, d: np.ndarray, side: np.ndarray, layer: int, rng: np.random.Generator) -> None:
+    "One layer at the horizon, painted over the sky."
+    tall, kind, shift = rng.uniform(.03, .3), str(rng.choice(["hill", "trees", "trees", "town", "town", "photo"])), rng.uniform(0, 30)
+    block = np.floor(side * 12 + shift) if kind in ("town", "photo") else side * rng.uniform(3, 6) + shift
+    jagged = 4 if kind == "trees" else 1
+    edge = tall * (.3 + 1.1 * noise(np.column_stack([block * (5.1 if kind in ("town", "photo") else 1), 0 * side + layer * 9, 0 * side]), jagged))
+    here = d[:, 2] < edge
+    green, grey = np.array([.2, .32, .16]) * rng.uniform(.5, 1.5) * [rng.uniform(.8, 1.6), 1, 1], np.full(3, rng.uniform(.25, .7)) * [1, rng.uniform(.9, 1), rng.uniform(.8, 1)]
+    if kind == "photo": out[here] = look_up(str(rng.choice(PHOTOS)), (side * rng.uniform(.7, 2) + shift)[here], d[here, 2] / (1.3 * tall), 1)
+    elif kind == "town":
+        wall = .7 + .6 * noise(np.column_stack([block * 3.3, block, block]))
+        out[here] = (grey * np.where(((side * 72) % 1 < .5) & ((d[:, 2] * 60) % 1 < .5), .55, wall)[:, None])[here]
+    else: out[here] = (green * (.6 + .8 * noise(np.column_stack([side, d[:, 2], 0 * side]) * 60, 3))[:, None])[here]
 
 # %% ../nbs/appendix/rendered_people.ipynb #7864f5e5
 def shadow_map(scene: Scene, mesh: Mesh, size: int = 768):    # a function: (Q, 3) m -> (Q,) 0 lit to 1 in shadow

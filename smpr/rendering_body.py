@@ -66,6 +66,7 @@ class Archetype:
     seat: bool = False                       # wants something to sit on
     table: bool = False                      # wants a table in front
     lift: float = 0.0                        # m, highest jump
+    low: bool = False                        # sits on the ground: hips bend until the feet are as low as the seat
 
 # %% ../nbs/appendix/rendered_bodies.ipynb #4b914a4b
 def archetypes() -> dict[str, Archetype]:
@@ -77,7 +78,7 @@ def archetypes() -> dict[str, Archetype]:
         "run": A(.08, (35, 85), (50, 110), (-28, -5), (5, 80), lean=(5, 18), arms=("pump front", "pump back"), planted="none", lift=.08),
         "sit": A(.09, (85, 105), (60, 105), spread=(0, 20), lean=(-18, 0), spine=(-3, 25), arms=("knees", "knees", "relaxed", "hold", "phone"), seat=True),
         "sit at table": A(.06, (85, 98), (75, 105), spread=(0, 12), lean=(-4, 6), spine=(5, 28), arms=("table", "table", "eat", "phone"), seat=True, table=True),
-        "sit on ground": A(.03, (70, 105), (20, 110), spread=(5, 30), lean=(-25, -5), spine=(10, 30), arms=("knees", "prop", "hold"), planted="none"),
+        "sit on ground": A(.03, (0, 0), (5, 110), spread=(5, 30), lean=(-25, -5), spine=(10, 30), arms=("knees", "prop", "hold"), planted="none", low=True),
         "squat": A(.04, (85, 120), (95, 135), spread=(8, 28), lean=(12, 35), spine=(0, 15), arms=("hold", "reach", "knees", "floor")),
         "arms up": A(.06, arms=("raised", "Y", "T", "wave", "behind head", "throw")),
         "bend": A(.05, (25, 75), (0, 30), spread=(2, 10), lean=(25, 70), spine=(5, 35), arms=("floor", "reach", "hold")),
@@ -117,12 +118,14 @@ class Pose:
     table: bool                # wants a table
     lift: float                # m over the ground
 
-# %% ../nbs/appendix/rendered_bodies.ipynb #9810b537
+# %% ../nbs/appendix/rendered_bodies.ipynb #41667733
 def _leg(kind: Archetype, first: bool, rng) -> dict[str, float]:
     "Angles of one leg, radians."
     lead = first or kind.hip2 is None
     hip, knee = (kind.hip, kind.knee) if lead else (kind.hip2, kind.knee2)
-    return {"hip": np.radians(rng.uniform(*hip)), "knee": np.radians(rng.uniform(*knee)), "spread": np.radians(rng.uniform(*kind.spread)), "toes": np.radians(rng.uniform(0, 15))}
+    bend = rng.uniform(*knee)
+    if kind.low: hip = (90 + bend / 2 + np.mean(kind.lean),) * 2            # an isosceles triangle of thigh, shank and ground
+    return {"hip": np.radians(rng.uniform(*hip)), "knee": np.radians(bend), "spread": np.radians(rng.uniform(*kind.spread)), "toes": np.radians(rng.uniform(0, 15))}
 
 # %% ../nbs/appendix/rendered_bodies.ipynb #6cfa9df5
 def _leg_turns(leg: dict, side: str, root: np.ndarray, flat: bool, rng) -> dict:

@@ -137,8 +137,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     import matplotlib
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"svg.hashsalt": "smpr"}):
-        figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+        figure.savefig(path.with_suffix(".png"), dpi=150, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(path.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
 
 # %% ../nbs/appendix/tables.ipynb #a8706650
 def save_table(rows: list[TableRow], path: Path, about: str, columns: tuple[str, ...] = COLUMNS, more: str = "") -> str:
