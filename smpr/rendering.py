@@ -39,7 +39,7 @@ class RenderConfig:
     height: int = 240              # px
     finer: int = 2                 # the picture is drawn this many times finer and averaged
     people: tuple = (.40, .16, .10, .07, .06, .05, .04, .03, .03, .02, .02, .02)    # share of pictures with 1, 2, ... persons
-    tall: tuple = (.18, 1.3)       # a standing first person's height, of the picture's height; drawn evenly by ratio
+    tall: tuple = (.27, 1.4)       # a standing first person's height, of the picture's height; drawn evenly by ratio
     groups: float = .45            # share of pictures whose people stand close together
     pairs: float = .25             # share of people in a group who turn to the one before them
     noticed: float = 1.0           # how many hidden keypoints are labelled, relative to COCO's annotators; 4 labels nearly all
