@@ -24,6 +24,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'smpr.ablations.apply_parameters': ('appendix/ablations.html#apply_parameters', 'smpr/ablations.py'),
                                 'smpr.ablations.backbone_maps': ('appendix/ablations.html#backbone_maps', 'smpr/ablations.py'),
                                 'smpr.ablations.beside': ('appendix/ablations.html#beside', 'smpr/ablations.py'),
+                                'smpr.ablations.code_state': ('appendix/ablations.html#code_state', 'smpr/ablations.py'),
                                 'smpr.ablations.environment': ('appendix/ablations.html#environment', 'smpr/ablations.py'),
                                 'smpr.ablations.feature_files': ('appendix/ablations.html#feature_files', 'smpr/ablations.py'),
                                 'smpr.ablations.freeze_features': ('appendix/ablations.html#freeze_features', 'smpr/ablations.py'),

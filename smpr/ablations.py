@@ -6,9 +6,9 @@
 __all__ = ['PAPER_TABLE1', 'SECTIONS', 'DENSE_ROWS', 'Row', 'row_config', 'Scale', 'make_scale', 'parameter_names',
            'apply_parameters', 'FrozenFeatures', 'backbone_maps', 'freeze_features', 'view_sample', 'test_sample',
            'head_losses', 'HeadState', 'sample_picks', 'head_step', 'train_head', 'kept_looks', 'picture_looks',
-           'start_state', 'environment', 'row_sets', 'Run', 'run_row', 'multi_scale_metrics', 'feature_files',
-           'frozen_sets', 'state_key', 'record_path', 'beside', 'write_record', 'made_here', 'load_records',
-           'state_of_reproduction', 'prepare_features']
+           'start_state', 'code_state', 'environment', 'row_sets', 'Run', 'run_row', 'multi_scale_metrics',
+           'feature_files', 'frozen_sets', 'state_key', 'record_path', 'beside', 'write_record', 'made_here',
+           'load_records', 'state_of_reproduction', 'prepare_features']
 
 # %% ../nbs/appendix/ablations.ipynb #464475c3
 import hashlib
@@ -326,14 +326,20 @@ def start_state(net: SMPR, weights: str | None, parts: tuple[str, ...]) -> dict[
     given, own = load(weights, device="cpu").state_dict(), net.state_dict()
     return {k: v for k, v in given.items() if k.startswith(parts) and k in own and own[k].shape == v.shape}
 
-# %% ../nbs/appendix/ablations.ipynb #0b7d4a2d
+# %% ../nbs/appendix/ablations.ipynb #835ecf31
+def code_state(folder: Path) -> tuple:     # commit or None, is anything under smpr/ or nbs/ not committed?
+    "What code of the checkout around `folder` is running."
+    git = lambda *a: subprocess.run(["git", *a], capture_output=True, text=True, cwd=folder).stdout.strip()
+    return git("rev-parse", "HEAD") or None, bool(git("status", "--porcelain", "--", ":/smpr", ":/nbs"))
+
+# %% ../nbs/appendix/ablations.ipynb #b1ed9848
 def environment() -> dict:
     "Commit, versions and hardware of this run."
-    git = lambda *a: subprocess.run(["git", *a], capture_output=True, text=True, cwd=Path(smpr.__file__).parent).stdout.strip()
+    commit, dirty = code_state(Path(smpr.__file__).parent)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     model = next((l.split(":")[1].strip() for l in Path("/proc/cpuinfo").read_text().splitlines() if l.startswith("model name")), platform.processor()) \
         if Path("/proc/cpuinfo").exists() else platform.processor()
-    return {"commit": git("rev-parse", "HEAD") or None, "dirty": bool(git("status", "--porcelain", "--", "smpr", "nbs")),
+    return {"commit": commit, "dirty": dirty,
             "versions": {"python": platform.python_version()} | {p: version(p) for p in ("smpr", "torch", "torchvision", "timm", "pycocotools", "numpy")},
             "hardware": {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}}
 
