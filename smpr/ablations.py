@@ -37,6 +37,7 @@ from .checkpoints import config_to_dict
 from .data import DataConfig, PoseSet, TrainStream, collate, load_set, read_image, resize_factor, set_hash
 from .evaluation import METRICS, detect_set, evaluate
 from .findings import Confidence, Findings, Look, collect, write_detections
+from .full_training import coco_set
 from .inference import TestConfig
 from .losses import People, compute_losses
 from .model import SMPR, NeckName
@@ -88,6 +89,7 @@ class Scale:
     train_pictures: int | None = None  # only the first so many; None for all
     val_pictures: int | None = None
     cost: str = ""                     # what to expect
+    coco: bool = False                 # COCO 2017 from the folder that settings.ini names, not the embedded people
 
 # %% ../nbs/appendix/ablations.ipynb #4d1a8cde
 def _coco_scale() -> Config:
@@ -112,7 +114,7 @@ def make_scale(name: str) -> Scale:
         config = replace(base, data=replace(base.data, short=512, long=683, crop=512), test=replace(base.test, short=512, long=683),
                          train=replace(base.train, steps=4000, batch=32, lr=0.01))
         return Scale(name, config, cost="one GPU, at most 30 minutes a row; not run yet")
-    if name == "coco": return Scale(name, _coco_scale(), cost="4 GPUs, 30 epochs of COCO a row; not run yet")
+    if name == "coco": return Scale(name, _coco_scale(), cost="4 GPUs, 30 epochs of COCO a row; not run yet", coco=True)
     raise SmprError(f"scale '{name}' is unknown; choose smoke, mini, gpu or coco")
 
 # %% ../nbs/appendix/ablations.ipynb #0357a5a4
@@ -343,12 +345,13 @@ def environment() -> dict:
             "versions": {"python": platform.python_version()} | {p: version(p) for p in ("smpr", "torch", "torchvision", "timm", "pycocotools", "numpy")},
             "hardware": {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}}
 
-# %% ../nbs/appendix/ablations.ipynb #31955ecf
+# %% ../nbs/appendix/ablations.ipynb #690b9099
 def row_sets(scale: Scale, train_set: PoseSet | None = None, val_set: PoseSet | None = None) -> tuple[PoseSet, PoseSet]:
-    "Training and validation pictures of a scale; the embedded people where no other set is given."
-    data = load_settings().data
+    "Training and validation pictures of a scale: COCO or the embedded people, where no other set is given. Raises SmprError."
+    settings = load_settings()
     first = lambda poses, n: poses.subset(range(min(n or len(poses), len(poses))))
-    given = lambda poses, split: poses or load_set(data / split / "images", data / split / "person_keypoints.json")
+    people = lambda split: load_set(settings.data / split / "images", settings.data / split / "person_keypoints.json")
+    given = lambda poses, split: poses or (coco_set(settings.coco, split) if scale.coco else people(split))
     return first(given(train_set, "train"), scale.train_pictures), first(given(val_set, "val"), scale.val_pictures)
 
 # %% ../nbs/appendix/ablations.ipynb #e1f3708f
@@ -385,7 +388,7 @@ def run_row(experiment: str, row: str, scale: Scale, seed: int = 0, config: Conf
     if multi_scale: extra["multi_scale"] = multi_scale_metrics(net, val_set, config.test)
     record = {"experiment": experiment, "row": name, "scale": scale.name, "seed": seed, "metrics": findings.scoring[Confidence.SCORE],
               "scoring": findings.scoring,
-              "data": {"kind": "rendered" if settings.data.name == "people" else "real", "train": set_hash(train_set), "val": set_hash(val_set),
+              "data": {"kind": "rendered" if settings.data.name == "people" and settings.data.resolve() in train_set.images.resolve().parents else "real", "train": set_hash(train_set), "val": set_hash(val_set),
                        "train_pictures": len(train_set), "val_pictures": len(val_set)},
               "start": {"weights": scale.start, "parts": list(scale.start_parts), "tensors": len(start)},
               "config": config_to_dict(config), "steps": config.train.steps, **environment(), "wall_seconds": round(time.time() - began, 1), **extra}

@@ -301,11 +301,12 @@ def run_render(a: argparse.Namespace, changes: list[str]) -> int:
     print(render_set(Path(a.out), a.count, replace(config, width=width, height=height), a.seed, a.workers))
     return 0
 
-# %% ../nbs/appendix/command.ipynb #0421334d
+# %% ../nbs/appendix/command.ipynb #6f8aae39
 def run_reproduce(a: argparse.Namespace) -> int:
     "smpr reproduce: run a table's missing rows, then build it."
-    from smpr.reproduction import reproduce
-    return 1 if reproduce(a.table, a.scale or load_settings().scale, a.seeds, a.jobs) else 0
+    from smpr.reproduction import Trial, reproduce
+    trial = Trial(a.steps, a.batch, a.images, a.annotations, a.val_images, a.val_annotations)
+    return 1 if reproduce(a.table, a.scale or load_settings().scale, a.seeds, a.jobs, trial) else 0
 
 # %% ../nbs/appendix/command.ipynb #e71b8238
 def run_info(a: argparse.Namespace) -> int:
@@ -393,6 +394,8 @@ def _add_run_flags(add: dict[str, argparse.ArgumentParser]) -> None:
     add["reproduce"].add_argument("--scale", choices=("smoke", "mini", "gpu", "coco"))
     add["reproduce"].add_argument("--seeds", type=int, default=1)
     add["reproduce"].add_argument("--jobs", type=int)
+    for flag, text in (("--steps", "training steps of every run; a trial, its records go to runs/trial"), ("--batch", "pictures a step, likewise a trial")): add["reproduce"].add_argument(flag, type=int, help=text)
+    for flag in ("--images", "--annotations", "--val-images", "--val-annotations"): add["reproduce"].add_argument(flag, help="another COCO-format set")
 
 # %% ../nbs/appendix/command.ipynb #21e7f3a2
 def main(argv: list[str] | None = None) -> int:

@@ -4,22 +4,22 @@
 
 # %% auto #0
 __all__ = ['FIGURE6', 'TABLES', 'BUILDS', 'Job', 'figure6_job', 'deviations', 'deviation_jobs', 'table3_jobs', 'plan', 'Progress',
-           'notebook', 'follow_starter', 'run_notebook', 'run_jobs', 'build', 'reproduce']
+           'notebook', 'follow_starter', 'run_notebook', 'run_jobs', 'build', 'Trial', 'reproduce']
 
-# %% ../nbs/appendix/reproduction.ipynb #1ebd555e
+# %% ../nbs/appendix/reproduction.ipynb #91d8a2e5
 import os
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
 import smpr
 from .ablations import Row, apply_parameters, made_here, make_scale, prepare_features, record_path, row_config
 from .representation import Variant
-from .settings import SmprError, load_settings
+from .settings import Settings, SmprError, load_settings
 from .training import Config
 
 # %% ../nbs/appendix/reproduction.ipynb #2854e551
@@ -164,13 +164,14 @@ def follow_starter(every: float = 1.0) -> threading.Thread | None:
     thread.start()
     return thread
 
-# %% ../nbs/appendix/reproduction.ipynb #fd88c0c5
-def run_notebook(source: Path, out: Path, parameters: dict, threads: int = 1, line=lambda text: None) -> int:
-    "Run a notebook by papermill in a process of its own; `line` is called with every line of its output; returns the exit code."
+# %% ../nbs/appendix/reproduction.ipynb #3e47e8d8
+def run_notebook(source: Path, out: Path, parameters: dict, threads: int = 1, line=lambda text: None, settings: Settings | None = None) -> int:
+    "Run a notebook by papermill in a process of its own, with its own folders if `settings` are given; `line` is called with every line of its output; returns the exit code."
     command = [sys.executable, "-m", "papermill", str(source), str(out), "--log-output", "--no-progress-bar", "--log-level", "INFO", "-k", "python3"]
     for name, value in parameters.items(): command += ["-p", name, str(value)]
     out.parent.mkdir(parents=True, exist_ok=True)
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "MPLBACKEND": "Agg", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "SMPR_STARTER": str(os.getpid())}
+    if settings: env |= {"SMPR_FIGURES": str(settings.figures), "SMPR_RUNS": str(settings.runs)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1, env=env)
     with out.with_suffix(".log").open("w") as log:
         for text in process.stdout:                      # text mode turns tqdm's carriage returns into lines
@@ -182,41 +183,69 @@ def run_notebook(source: Path, out: Path, parameters: dict, threads: int = 1, li
 BUILDS = {"table1": ("table1", "figure1", "figure4", "figure5", "figure7", "figure8"), "table2": ("table2",), "table3": ("table3",),
           "figure6": ("figure6",), "deviations": ("deviations",)}     # notebooks that can be built when a table's runs are there
 
-# %% ../nbs/appendix/reproduction.ipynb #655a6739
-def run_jobs(todo: list[Job], scale: str, jobs: int, threads: int) -> list[Job]:
-    "Run jobs side by side; returns those that failed."
-    settings, progress = load_settings(), Progress(len(todo), jobs, terminal=sys.stdout.isatty())
+# %% ../nbs/appendix/reproduction.ipynb #76108964
+def run_jobs(todo: list[Job], scale: str, jobs: int, threads: int, extra: dict | None = None, settings: Settings | None = None) -> list[Job]:
+    "Run jobs side by side, all with the parameters `extra`; returns those that failed."
+    settings, progress = settings or load_settings(), Progress(len(todo), jobs, terminal=sys.stdout.isatty())
     def one(job: Job) -> bool:
         label = f"{job.experiment} {job.name} s{job.seed}"
         out = settings.runs / "notebooks" / job.experiment / f"{job.name}-{scale}-s{job.seed}.ipynb"
-        code = run_notebook(notebook("run"), out, job.values(scale), threads, lambda text: progress.read(label, text))
+        code = run_notebook(notebook("run"), out, job.values(scale) | (extra or {}), threads, lambda text: progress.read(label, text), settings)
         failed = code != 0 or not job.record(scale, settings.figures).exists()
         progress.finish(label, f"see {out.with_suffix('.log')}" if failed else "")
         if not failed: (settings.runs / job.experiment / f"{job.name}-{scale}-s{job.seed}" / "state.pt").unlink(missing_ok=True)
         return failed
     with ThreadPoolExecutor(jobs) as pool: return [j for j, failed in zip(todo, pool.map(one, todo)) if failed]
 
-# %% ../nbs/appendix/reproduction.ipynb #62503270
-def build(table: str, scale: str) -> list[str]:
+# %% ../nbs/appendix/reproduction.ipynb #1042e155
+def build(table: str, scale: str, settings: Settings | None = None) -> list[str]:
     "Build the tables and figures of a table from the records there are; returns the notebooks that failed."
-    settings, failed = load_settings(), []
+    settings, failed = settings or load_settings(), []
     for name in [n for t in (TABLES if table == "all" else (table,)) for n in BUILDS[t]]:
         out = settings.runs / "notebooks" / f"{name}-{scale}.ipynb"
-        if run_notebook(notebook(name), out, {"scale": scale}): failed.append(name)
+        if run_notebook(notebook(name), out, {"scale": scale}, settings=settings): failed.append(name)
         print(f"{name}: {'failed, see ' + str(out.with_suffix('.log')) if name in failed else settings.figures / name}", flush=True)
     return failed
 
-# %% ../nbs/appendix/reproduction.ipynb #2ecc8d97
-def reproduce(table: str = "table1", scale: str = "mini", seeds: int = 1, jobs: int | None = None) -> int:
+# %% ../nbs/appendix/reproduction.ipynb #e5d259c0
+@dataclass(frozen=True)
+class Trial:
+    "What a call changes for all its runs; None: as the scale says."
+    steps: int | None = None               # training steps
+    batch: int | None = None               # pictures a step
+    images: str | None = None              # a COCO-format training set: its folder of pictures ...
+    annotations: str | None = None         # ... and its file
+    val_images: str | None = None
+    val_annotations: str | None = None
+
+    def __post_init__(self):
+        for name in ("steps", "batch"):
+            if (value := getattr(self, name)) is not None and value < 1: raise SmprError(f"--{name} {value}: give 1 or more")
+        for part in ("", "val_"):
+            if bool(getattr(self, part + "images")) != bool(getattr(self, part + "annotations")): raise SmprError(f"--{part.replace('_', '-')}images, --{part.replace('_', '-')}annotations: give both")
+
+    def parameters(self) -> dict:
+        "As parameters of run.ipynb."
+        names = {"steps": "train_steps", "batch": "train_batch"}
+        out = {names.get(f.name, f.name): getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return {k: str(Path(v).resolve()) if isinstance(v, str) else v for k, v in out.items()}
+
+    def settings(self, usual: Settings) -> Settings:
+        "Where records, figures and runs go."
+        return replace(usual, figures=usual.runs / "trial" / "figures", runs=usual.runs / "trial" / "runs") if self.steps or self.batch else usual
+
+# %% ../nbs/appendix/reproduction.ipynb #6a46ddf1
+def reproduce(table: str = "table1", scale: str = "mini", seeds: int = 1, jobs: int | None = None, trial: Trial | None = None) -> int:
     "Run what this checkout has not run yet, then build tables and figures; returns how many runs and notebooks failed. Raises SmprError."
-    size, settings, wanted = make_scale(scale), load_settings(), plan(table, scale, seeds)
+    trial = trial or Trial()
+    size, settings, wanted = make_scale(scale), trial.settings(load_settings()), plan(table, scale, seeds)
     jobs = jobs or (min(os.cpu_count() or 1, 2) if size.frozen_features else 1)
     if jobs < 1: raise SmprError(f"jobs is {jobs}; give 1 or more")
     todo = [j for j in wanted if not made_here(j.record(scale, settings.figures), settings.runs)][::-1]     # the longest rows come last in a table: first here, so that no core waits at the end
     print(f"{table} at scale {scale} ({size.cost}): {len(todo)} runs to do, {len(wanted) - len(todo)} done, {jobs} at a time", flush=True)
-    if todo and size.frozen_features: prepare_features(size)
-    failed = run_jobs(todo, scale, jobs, max((os.cpu_count() or 1) // jobs, 1))
-    broken = build(table, scale)
+    if todo and size.frozen_features and not trial.images: prepare_features(size, cache=settings.runs / "cache")
+    failed = run_jobs(todo, scale, jobs, max((os.cpu_count() or 1) // jobs, 1), trial.parameters(), settings)
+    broken = build(table, scale, settings)
     for name in [n for t in (TABLES if table == "all" else (table,)) for n in BUILDS[t][:1]]:
         text = settings.figures / name / f"{name}-{scale}.md"
         if name not in broken and text.exists(): print(f"\n{text.read_text()}")

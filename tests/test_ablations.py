@@ -12,8 +12,8 @@ import pytest
 
 from smpr.ablations import Row, apply_parameters, load_records, make_scale, parameter_names, row_config, write_record
 from smpr.findings import read_detections, write_detections
-from smpr.reproduction import plan, reproduce
-from smpr.settings import SmprError
+from smpr.reproduction import Trial, plan, reproduce
+from smpr.settings import SmprError, load_settings
 from smpr.tables import COLUMNS, Matches, paired_step, table1_rows, table_csv, table_latex, table_markdown, weighted_ap
 from smpr.training import Config
 
@@ -71,6 +71,24 @@ def test_broken_record_is_named(tmp_path):
 def test_unknown_names():
     with pytest.raises(SmprError, match="huge"): make_scale("huge")
     with pytest.raises(SmprError, match="table7"): reproduce("table7")
+
+
+@pytest.mark.parametrize("scale", ["gpu", "coco"])
+def test_large_scales_run_on_a_processor(scale, tmp_path, monkeypatch):
+    "Two steps of one picture at the sizes that need a GPU, through the same command, notebooks and records."
+    from smpr.data import read_json
+    monkeypatch.setenv("SMPR_RUNS", str(tmp_path))
+    folder = load_settings().data / "val"
+    content = read_json(folder / "person_keypoints.json")
+    chosen = {a["image_id"] for a in content["annotations"] if a["num_keypoints"]}
+    content["images"] = [i for i in content["images"] if i["id"] in chosen][:2]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in {i["id"] for i in content["images"]}]
+    (tmp_path / "two.json").write_text(json.dumps(content))
+    given = (str(folder / "images"), str(tmp_path / "two.json"))
+    assert reproduce("table2", scale, 1, 1, Trial(2, 1, *given, *given)) == 0
+    made = json.loads((tmp_path / "trial" / "figures" / "results" / "table1" / f"psm-{scale}-s0.json").read_text())
+    assert made["steps"] == 2 and made["data"]["train_pictures"] == 2 and np.isfinite(made["metrics"]["AP"])
+    assert "psm" in (tmp_path / "trial" / "figures" / "table2" / f"table2-{scale}.md").read_text().lower()
 
 
 def test_detections_survive_their_file(tmp_path):

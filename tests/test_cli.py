@@ -16,6 +16,7 @@ from smpr.cli import EXAMPLES, change_config, config_flags, main
 from smpr.evaluation import METRICS, check_results
 from smpr.inference import DecodeConfig, TestConfig, load
 from smpr.model import SMPR, BackboneName, ModelConfig, Pixels
+from smpr.reproduction import Trial
 from smpr.skeleton import COCO17, Skeleton, skeleton_to_category
 from smpr.training import Config, small_config
 
@@ -443,8 +444,10 @@ def test_reproduce(smpr, monkeypatch):
     monkeypatch.setattr("smpr.reproduction.reproduce", lambda *a: asked.append(a) or len(asked) - 1)
     smpr("reproduce", "table1", "--scale", "smoke", "--seeds", "2", "--jobs", "1")
     smpr("reproduce", "table1", "--scale", "smoke", code=1)                    # a row failed
-    assert asked == [("table1", "smoke", 2, 1), ("table1", "smoke", 1, None)]
+    smpr("reproduce", "table2", "--scale", "coco", "--steps", "2", "--batch", "1", code=1)
+    assert asked == [("table1", "smoke", 2, 1, Trial()), ("table1", "smoke", 1, None, Trial()), ("table2", "coco", 1, None, Trial(2, 1))]
     monkeypatch.undo()
+    assert "--steps 0" in smpr("reproduce", "--steps", "0", code=2) and "give both" in smpr("reproduce", "--images", "x", code=2)
     assert "table9" in smpr("reproduce", "table9", code=2)
 
 
