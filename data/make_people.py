@@ -1,6 +1,6 @@
 """Build data/people: render the pictures (appendix/rendered_people; needs pip install 'smpr[render]'), then make them small.
 
-    python data/make_people.py data/people [--train 2000] [--val 500] [--quality 72] [--workers 2]
+    python data/make_people.py data/people [--train 2000] [--val 500] [--quality 58] [--workers 2]
 
 Training pictures have seed 1000, validation pictures seed 1001. Same command, same bytes; an interrupted one goes on.
 With --source DIR nothing is rendered: DIR holds train/ and val/, each with images/ and person_keypoints.json. --scene N makes validation
@@ -89,7 +89,7 @@ def main() -> None:
     args.add_argument("--source", type=Path, help="rendered pictures that are there already")
     args.add_argument("--train", type=int, default=2000, help="how many training pictures")
     args.add_argument("--val", type=int, default=500, help="how many validation pictures")
-    args.add_argument("--quality", type=int, default=72, help="WebP quality")
+    args.add_argument("--quality", type=int, default=58, help="WebP quality")
     args.add_argument("--workers", type=int, default=2, help="processes that render")
     args.add_argument("--scene", type=int, help="validation picture that becomes the chapters' scene; none: the scene stays")
     args.add_argument("--assets", type=Path, default=Path(__file__).parent.parent / "smpr" / "assets")
