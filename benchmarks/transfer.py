@@ -3,7 +3,7 @@
     python benchmarks/transfer.py [--steps 350] [--seed 0] [--jobs 2] [--only chapter prototype ...]
 
 The same small network (ImageNet backbone, everything else new) sees the same number of pictures of each training set; measured on a fixed
-dev split of real pictures: 400 of the val2017 part of ../shared/coco/train. Writes figures/results/transfer/<set>-s<seed>.json.
+dev split of real pictures: 400 of the val2017 part of ../shared/coco/train. Writes figures/results/transfer/<set>-<steps>-s<seed>.json.
 Needs ../shared (or --coco, --prototype) and the set that data/make_people.py renders into runs/rendered/train."""
 import argparse
 import json
@@ -86,7 +86,7 @@ def run_one(name: str, a: argparse.Namespace) -> None:
     record = {"experiment": "transfer", "row": name, "seed": a.seed, "steps": summary["steps"], "metrics": evaluate(dev.annotations, results, dev.skeleton, [r.id for r in dev.records]),
               "best_oks": best_oks(dev, results), "data": {"kind": "real", "dev_pictures": len(dev), "train": {part: {"pictures": len(s), "hash": set_hash(s)} for part, s in zip(LADDER[name], parts, strict=True)}},
               "config": config_to_dict(config), **environment(), "wall_seconds": round(time.time() - began, 1)}
-    atomic_write(load_settings().figures / "results" / "transfer" / f"{name.replace(' ', '')}-s{a.seed}.json", json.dumps(record, indent=1) + "\n")
+    atomic_write(load_settings().figures / "results" / "transfer" / f"{name.replace(' ', '')}-{a.steps}-s{a.seed}.json", json.dumps(record, indent=1) + "\n")
     print(name, {k: round(v, 4) for k, v in record["metrics"].items() if k in ("AP", "AP50", "AR")}, "best OKS", round(record["best_oks"], 4), flush=True)
 
 
