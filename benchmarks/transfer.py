@@ -76,7 +76,9 @@ def run_one(name: str, a: argparse.Namespace) -> None:
     train_real, dev = split_real(a.coco)
     rendered = lambda folder: load_set(folder / "images", folder / "person_keypoints.json")
     read = {"real": lambda: train_real, "prototype": lambda: rendered(a.prototype), "chapter": lambda: rendered(a.chapter)}
-    parts = [read[part]() for part in LADDER[name]]
+    if a.extra: read[a.extra[0]] = lambda: rendered(Path(a.extra[1]))
+    names = LADDER.get(name, (name,))
+    parts = [read[part]() for part in names]
     torch.manual_seed(config.train.seed)
     net = SMPR(config.model)
     load_lite0_imagenet(net.backbone)
@@ -84,7 +86,7 @@ def run_one(name: str, a: argparse.Namespace) -> None:
     summary = train(config, mixed(parts) if len(parts) > 1 else parts[0], folder, start=net.state_dict(), workers=0, device="cpu")
     results = detect_set(load_run(folder), dev, config.test)
     record = {"experiment": "transfer", "row": name, "seed": a.seed, "steps": summary["steps"], "metrics": evaluate(dev.annotations, results, dev.skeleton, [r.id for r in dev.records]),
-              "best_oks": best_oks(dev, results), "data": {"kind": "real", "dev_pictures": len(dev), "train": {part: {"pictures": len(s), "hash": set_hash(s)} for part, s in zip(LADDER[name], parts, strict=True)}},
+              "best_oks": best_oks(dev, results), "data": {"kind": "real", "dev_pictures": len(dev), "train": {part: {"pictures": len(s), "hash": set_hash(s)} for part, s in zip(names, parts, strict=True)}},
               "config": config_to_dict(config), **environment(), "wall_seconds": round(time.time() - began, 1)}
     atomic_write(load_settings().figures / "results" / "transfer" / f"{name.replace(' ', '')}-{a.steps}-s{a.seed}.json", json.dumps(record, indent=1) + "\n")
     print(name, {k: round(v, 4) for k, v in record["metrics"].items() if k in ("AP", "AP50", "AR")}, "best OKS", round(record["best_oks"], 4), flush=True)
@@ -99,8 +101,10 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--jobs", type=int, default=2)
     arguments.add_argument("--only", nargs="*", choices=LADDER, default=list(LADDER))
-    arguments.add_argument("--one", choices=LADDER, help=argparse.SUPPRESS)
+    arguments.add_argument("--extra", nargs=2, metavar=("NAME", "DIR"), help="only this rung: a set of one's own, for instance rendered with other settings")
+    arguments.add_argument("--one", help=argparse.SUPPRESS)
     a = arguments.parse_args()
+    if a.extra: a.only = [a.extra[0]]
     if a.one:
         torch.set_num_threads(1)
         return run_one(a.one, a)
