@@ -503,7 +503,7 @@ def state_of_reproduction(figures: Path) -> str:
              ("ours, rendered", "data/people val, 500 pictures", "Table I mini, baseline", number(f"table1/{first}-mini-s0.json")),
              ("ours, rendered", "data/people val, 500 pictures", "Table I mini, last row", number(f"table1/{last}-mini-s0.json")),
              ("ours, rendered", "data/people val, 500 pictures", "shipped weights 'rendered'", number("rendered.json")),
-             ("ours, real", "300 pictures of COCO val2017", "small network, half an hour", number("real_first.json")),
+             ("ours, real", "300 pictures of COCO val2017", "small network, trained briefly", number("real_first.json")),
              ("ours, real", "16 pictures learnt by heart", "overfitting test", number("overfit_real.json"))]
     return "\n".join(f"{kind:15} {data:30} {what:28} {value}" for kind, data, what, value in lines)
 

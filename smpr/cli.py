@@ -47,16 +47,15 @@ def config_flags(config, prefix: str = "") -> dict[str, object]:
         out |= config_flags(value, f"{prefix}{f.name}.") if is_dataclass(value) else {prefix + f.name: value}
     return out
 
-# %% ../nbs/appendix/command.ipynb #85c02682
+# %% ../nbs/appendix/command.ipynb #d5abe033
 def change_config(config, name: str, text: str,
-                  flag: str | None = None,     # what to call it in errors; default `name`
-                  listing: str = "smpr train --list"    # the command that lists all settings
+                  flag: str | None = None      # what to call it in errors; default `name`
                   ):
     "`config` with the field of flag `name` changed. Raises SmprError."
     (first, _, rest), flag = name.partition("."), flag or name
     known = is_dataclass(config) and first in {f.name for f in fields(config)}
-    if not known or bool(rest) != is_dataclass(getattr(config, first)): raise SmprError(f"--{flag}: no such setting; see `{listing}`")
-    if rest: return replace(config, **{first: change_config(getattr(config, first), rest, text, flag, listing)})
+    if not known or bool(rest) != is_dataclass(getattr(config, first)): raise SmprError(f"--{flag}: no such setting; see `smpr train --list`")
+    if rest: return replace(config, **{first: change_config(getattr(config, first), rest, text, flag)})
     try: return replace(config, **{first: flag_value(getattr(config, first), text)})
     except (ValueError, SmprError) as e: raise SmprError(f"--{flag} {text}: {e}") from None
 
@@ -214,13 +213,13 @@ def run_eval(a: argparse.Namespace) -> int:
     if a.json: atomic_write(Path(a.json), json.dumps(metrics | notes, indent=1) + "\n")
     return 0
 
-# %% ../nbs/appendix/command.ipynb #4c9e7d52
-def change_many(config, changes: list[str], listing: str = "smpr train --list"):
-    "`config` after flags like `--train.lr 5e-4` or `--train.lr=5e-4`. Raises SmprError, which names the command that lists the settings."
+# %% ../nbs/appendix/command.ipynb #e0fe386a
+def change_many(config, changes: list[str]):
+    "`config` after flags like `--train.lr 5e-4` or `--train.lr=5e-4`. Raises SmprError."
     words = [w for c in changes for w in (c.split("=", 1) if c.startswith("--") else [c])]
     if len(words) % 2 or any(not w.startswith("--") for w in words[::2]):
-        raise SmprError(f"{' '.join(changes)}: give settings as pairs --section.field VALUE; see `{listing}`")
-    for name, text in zip(words[::2], words[1::2]): config = change_config(config, name[2:], text, listing=listing)
+        raise SmprError(f"{' '.join(changes)}: give settings as pairs --section.field VALUE; see `smpr train --list`")
+    for name, text in zip(words[::2], words[1::2]): config = change_config(config, name[2:], text)
     return config
 
 # %% ../nbs/appendix/command.ipynb #645eb237
@@ -289,16 +288,18 @@ def run_data(a: argparse.Namespace) -> int:
     for line in bad[:20]: print(f"smpr: error: {line}", file=sys.stderr)
     return 2 if bad else 0
 
-# %% ../nbs/appendix/command.ipynb #4b81fb30
-def run_render(a: argparse.Namespace, changes: list[str]) -> int:
+# %% ../nbs/appendix/command.ipynb #bc67d61f
+def run_render(a: argparse.Namespace) -> int:
     "smpr render: pictures of rendered people with COCO annotations; an interrupted set goes on."
     from smpr.rendering import RenderConfig, render_set
-    config = change_many(RenderConfig(), changes, "smpr render --list")
-    try: width, height = (int(v) for v in a.size.lower().split("x"))
-    except ValueError: raise SmprError(f"--size {a.size}: give width and height in px, for instance 320x240") from None
-    if a.list: return print("\n".join(f"--{k} {v}" for k, v in config_flags(config).items())) or 0
-    if not a.out: raise SmprError("smpr render: give the folder to write to; see `smpr render --help`")
-    print(render_set(Path(a.out), a.count, replace(config, width=width, height=height), a.seed, a.workers))
+    config = RenderConfig()
+    for name in config_flags(config):
+        if (text := getattr(a, name)) is not None: config = change_config(config, name, text)
+    if a.size:
+        try: width, height = (int(v) for v in a.size.lower().split("x"))
+        except ValueError: raise SmprError(f"--size {a.size}: give width and height in px, for instance 320x240") from None
+        config = replace(config, width=width, height=height)
+    print(render_set(Path(a.out), a.count, config, a.seed, a.workers))
     return 0
 
 # %% ../nbs/appendix/command.ipynb #6f8aae39
@@ -349,9 +350,9 @@ EXAMPLES = {"predict": "smpr predict holiday.jpg photos/ 'more/*.png' clip.mp4 -
             "render": "smpr render people --count 1000 --size 320x240 --seed 1 --workers 2 --motion 0.3",
             "reproduce": "smpr reproduce table1 --scale mini --seeds 1 --jobs 2", "info": "smpr info"}
 
-# %% ../nbs/appendix/command.ipynb #206e9184
-def make_parser() -> argparse.ArgumentParser:
-    "The command's grammar, an example under the help of each subcommand."
+# %% ../nbs/appendix/command.ipynb #5e1eb65c
+def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+    "The command's grammar, an example under the help of each subcommand. `command` is the one that will be used, if known."
     from smpr import __version__
     parser = Parser(prog="smpr", description="Single-stage multi-person pose regression.")
     parser.add_argument("--version", action="version", version=f"smpr {__version__}")
@@ -360,6 +361,9 @@ def make_parser() -> argparse.ArgumentParser:
            for n, h in (("predict", "find people in pictures and videos"), ("train", "train a network"), ("eval", "measure a network on a COCO-format set"),
                         ("convert", "read the published weights"), ("data", "download COCO, check a set"), ("render", "make pictures of rendered people (needs smpr[render])"), ("reproduce", "run a table of the paper"), ("info", "versions, device, settings, weights"))}
     _add_run_flags(add)
+    if command == "render":                                      # its flags are the fields of a class whose import takes half a second
+        from smpr.rendering import RenderConfig
+        for name, value in config_flags(RenderConfig()).items(): add["render"].add_argument(f"--{name}", help=f"default {','.join(map(str, value)) if isinstance(value, tuple) else value}")
     add["train"].add_argument("--preset", default="small", choices=("small", "code", "paper"), help="small: the shipped network; code, paper: the published code's or the paper's settings")
     for flag in ("--images", "--annotations", "--val-images", "--val-annotations", "--run", "--weights", "--device"): add["train"].add_argument(flag)
     for flag, kind in (("--minutes", float), ("--steps", int), ("--eval-every", int)): add["train"].add_argument(flag, type=kind)
@@ -385,27 +389,26 @@ def _add_run_flags(add: dict[str, argparse.ArgumentParser]) -> None:
     for flag in ("--root", "--images", "--annotations"): add["data"].add_argument(flag)
     add["data"].add_argument("--part", action="append", help="only this part: train, val, annotations, test or image_info; may be repeated")
     add["data"].add_argument("--check-only", action="store_true", help="count and verify what is there")
-    add["render"].add_argument("out", nargs="?", help="folder for images/ and person_keypoints.json")
+    add["render"].add_argument("out", help="folder for images/ and person_keypoints.json")
     for flag, old, text in (("--count", 100, "how many pictures"), ("--workers", 1, "processes; the files are the same for any number")): add["render"].add_argument(flag, type=int, default=old, help=text)
-    add["render"].add_argument("--size", default="320x240", help="width and height in px")
+    add["render"].add_argument("--size", help="width and height in px, for instance 320x240, the default")
     add["render"].add_argument("--seed", type=int, default=0, help="same seed, same bytes")
-    add["render"].add_argument("--list", action="store_true", help="list all settings that --field VALUE can change")
     add["reproduce"].add_argument("table", nargs="?", default="table1")
     add["reproduce"].add_argument("--scale", choices=("smoke", "mini", "gpu", "coco"))
     add["reproduce"].add_argument("--seeds", type=int, default=1)
     add["reproduce"].add_argument("--jobs", type=int)
-    for flag, text in (("--steps", "training steps of every run; a trial, its records go to runs/trial"), ("--batch", "pictures a step, likewise a trial")): add["reproduce"].add_argument(flag, type=int, help=text)
-    for flag in ("--images", "--annotations", "--val-images", "--val-annotations"): add["reproduce"].add_argument(flag, help="another COCO-format set")
+    for flag, text in (("--steps", "training steps of every run; records of such a trial go to runs/trial"), ("--batch", "pictures a step, likewise")): add["reproduce"].add_argument(flag, type=int, help=text)
+    for flag in ("--images", "--annotations", "--val-images", "--val-annotations"): add["reproduce"].add_argument(flag, help="another COCO-format set, likewise")
 
-# %% ../nbs/appendix/command.ipynb #21e7f3a2
+# %% ../nbs/appendix/command.ipynb #801b73d6
 def main(argv: list[str] | None = None) -> int:
     "The command; returns its exit code: 0 well, 2 bad input (one line says what), 130 interrupted."
-    run = {"predict": run_predict, "eval": run_eval, "convert": run_convert, "data": run_data, "reproduce": run_reproduce, "info": run_info}
-    free = {"train": run_train, "render": run_render}            # these take --section.field VALUE for every setting
+    run = {"predict": run_predict, "eval": run_eval, "convert": run_convert, "data": run_data, "render": run_render, "reproduce": run_reproduce, "info": run_info}
     try:
-        a, rest = make_parser().parse_known_args(argv)
-        if rest and a.command not in free: raise SmprError(f"{rest[0]}: no such flag; see `smpr {a.command} --help`")
-        return free[a.command](a, rest) if a.command in free else run[a.command](a)
+        words = sys.argv[1:] if argv is None else argv
+        a, rest = make_parser(words[0] if words else None).parse_known_args(words)
+        if rest and a.command != "train": raise SmprError(f"{rest[0]}: no such flag; see `smpr {a.command} --help`")
+        return run_train(a, rest) if a.command == "train" else run[a.command](a)
     except SmprError as e: message = str(e)
     except BrokenPipeError:                                      # whoever was reading has gone, as in `smpr info | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

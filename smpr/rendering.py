@@ -158,11 +158,11 @@ def _table(width: float, depth: float, height: float) -> Mesh:
     legs = [box(.05, .05, height - .04).moved((x * (width / 2 - .04), y * (depth / 2 - .04), 0)) for x in (-1, 1) for y in (-1, 1)]
     return join([box(width, depth, .04).moved((0, 0, height - .04)), *legs])
 
-# %% ../nbs/appendix/rendered_people.ipynb #e150db81
+# %% ../nbs/appendix/rendered_people.ipynb #96f5236e
 def sample_clutter(rng: np.random.Generator) -> list[tuple]:     # (Mesh, Cloth) of its parts
     "Draw a thing that stands about: crate, pole, tree, table, shelf, sign, car ..."
-    u, name = rng.uniform, str(rng.choice(list(clutter_kinds())))
-    parts = clutter_kinds()[name](u)
+    kinds = clutter_kinds()
+    parts = kinds[str(rng.choice(list(kinds)))](rng.uniform)
     return [(mesh, sample_material(str(rng.choice(of.split())), rng)) for mesh, of in parts]
 
 # %% ../nbs/appendix/rendered_people.ipynb #ee3b632c
@@ -431,9 +431,9 @@ def mask_fields(mask: np.ndarray            # (H, W) bool
     return {"iscrowd": 0, "area": float(len(rows)), "bbox": [float(v) for v in (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1)],
             "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode()}}
 
-# %% ../nbs/appendix/rendered_people.ipynb #d8b31aec
+# %% ../nbs/appendix/rendered_people.ipynb #306a08e4
 def noticed_shares() -> np.ndarray:         # (K,) 0 to 1
-    "How often COCO's annotators label a hidden keypoint inside the picture; an estimate from the counts of v = 0 and 1 in COCO."
+    "How often a hidden keypoint inside the picture is labelled; chosen so that v = 0 and v = 1 become about as common as in COCO."
     share = {"nose": .16, "eye": .06, "ear": .09, "shoulder": .28, "elbow": .26, "wrist": .22, "hip": .38, "knee": .28, "ankle": .25}
     return np.array([share[name.split("_")[-1]] for name in COCO17.names])
 
@@ -478,17 +478,18 @@ def _write_one(out: Path, config: RenderConfig, seed: int, n: int) -> int:
     atomic_write(out / "parts" / f"{n:06d}.json", json.dumps(found))
     return n
 
-# %% ../nbs/appendix/rendered_people.ipynb #6ff0d4fc
+# %% ../nbs/appendix/rendered_people.ipynb #903404d3
 def _known(out: Path, recipe: dict) -> dict[int, list]:
     "Annotations of the pictures that are there already. Raises SmprError when they were made in another way."
-    file, known = out / "person_keypoints.json", {}
+    file = out / "person_keypoints.json"
     try: made = json.loads((out / "recipe.json").read_text()) if (out / "recipe.json").exists() else None
     except ValueError: made = "?"
     if made != recipe and (made or file.exists()): raise SmprError(f"{out / 'recipe.json'}: this folder's pictures have another seed or other settings; choose another folder, or remove this one")
-    if file.exists():
-        content = json.loads(file.read_text())
+    try:
+        content = json.loads(file.read_text()) if file.exists() else {"images": [], "annotations": []}
         known = {i["id"] - 1: [] for i in content["images"]}
         for a in content["annotations"]: known[a["image_id"] - 1].append({k: v for k, v in a.items() if k not in ("id", "image_id")})
+    except (ValueError, LookupError, TypeError) as e: raise SmprError(f"{file}: is damaged ({e!r}); remove it, and its pictures are drawn again") from None
     known |= {int(p.stem): json.loads(p.read_text()) for p in sorted((out / "parts").glob("*.json"))}
     return {n: found for n, found in known.items() if (out / "images" / f"{n:06d}.jpg").exists()}
 
@@ -559,13 +560,13 @@ def describe_set(content: dict             # of a COCO person-keypoint file
     w, h = np.array([size[a["image_id"]] for a in known], float).reshape(-1, 2).T
     box = np.array([a["bbox"] for a in known], float).reshape(-1, 4)
     v = np.array([a["keypoints"][2::3] for a in known]).reshape(len(known), -1)
-    edge = .015                                       # annotators' boxes often end a few pixels before the border
+    edge, behind = .015, _behind(known, people)                                       # annotators' boxes often end a few pixels before the border
     cut = [box[:, 0] < edge * w, box[:, 1] < edge * h, box[:, 0] + box[:, 2] > (1 - edge) * w, box[:, 1] + box[:, 3] > (1 - edge) * h]
     return {"pictures": len(size), "persons": len(people), "with keypoints": len(known), "persons a picture": [float((each == k).mean()) for k in range(5)] + [float((each > 4).mean())],
             "height": np.percentile([a["bbox"][3] / size[a["image_id"]][1] for a in people], [5, 25, 50, 75, 95]).round(4).tolist(),
             "box width / height": np.percentile(box[:, 2] / np.maximum(box[:, 3], 1), [5, 25, 50, 75, 95]).round(4).tolist(),
             "at the border": dict(zip(("left", "top", "right", "bottom", "any"), [float(c.mean()) for c in (*cut, np.any(cut, 0))], strict=True)),
-            "behind another box": [float((_behind(known, people) > t).mean()) for t in (.1, .3, .6)], "visibility": [float((v == k).mean()) for k in range(3)],
+            "behind another box": [float((behind > t).mean()) for t in (.1, .3, .6)], "visibility": [float((v == k).mean()) for k in range(3)],
             "visibility by keypoint": [(v == k).mean(0).round(4).tolist() for k in range(3)]}
 
 # %% ../nbs/appendix/rendered_people.ipynb #c9f9bcbc

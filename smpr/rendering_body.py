@@ -9,7 +9,7 @@ __all__ = ['TIGHTS', 'SKIRT', 'HAIR', 'EYES', 'TEETH', 'SKIN', 'TOP', 'BOTTOM', 
            'Cloth', 'Outfit', 'sample_cloth', 'sample_outfit', 'regions', 'Person', 'dress', 'noise', 'cloth_colour',
            'person_colour']
 
-# %% ../nbs/appendix/rendered_bodies.ipynb #7652829f
+# %% ../nbs/appendix/rendered_bodies.ipynb #63620f26
 # Shapes: V vertices, M triangles, K keypoints, A blend shapes. Metres, radians; z up, the body's face towards -y, its left +x.
 import json
 import os
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .rasteriser import Mesh, normals
+from .rasteriser import Mesh, box, egg, join, lathe, normals
 from .settings import SmprError, atomic_write
 from .skeleton import COCO17
 
@@ -254,7 +254,7 @@ def _take_out(file: Path) -> None:
     names = {"template": "template_vertices", "shapes": "blendshapes", "heads": "template_bone_heads", "head_shapes": "bone_heads_blendshapes", "lie": "bone_template_orientation_matrices",
              "lie_shapes": "bone_orientation_blendshapes", "reference": "reference_bone_orientations", "skin_weights": "vertex_bone_weights", "skin_bones": "vertex_bone_indices",
              "variations": "stacked_phenotype_blend_shapes_mask", "projection": "phenotype_blendshape_projection"}
-    arrays = {ours: getattr(m, theirs).numpy() for ours, theirs in names.items()} | _faces(m)
+    arrays = {ours: getattr(m, theirs).numpy() for ours, theirs in names.items()}
     arrays |= {"keypoints": KeypointsRegressor.coco(m, labels=list(COCO17.names)).regression_weights.numpy(), "parents": np.array(m.bone_parents)}
     arrays |= {"skin_bones": arrays["skin_bones"].astype(np.int16)} | {k: v.astype(np.int32) for k, v in _faces(m).items()}
     words = {"bones": json.dumps(list(m.bone_labels)), "kinds": json.dumps({k: len(v) for k, v in PHENOTYPE_VARIATIONS.items()})}
@@ -489,10 +489,9 @@ def _worn(model: BodyModel, outfit: Outfit, region: np.ndarray) -> np.ndarray:
         out.append(model.faces["hair"][(c[:, 1] > -.075) & (c[:, 2] > .76 - outfit.length) & ~face])
     return np.concatenate(out)
 
-# %% ../nbs/appendix/rendered_bodies.ipynb #3e58e52c
+# %% ../nbs/appendix/rendered_bodies.ipynb #041d6677
 def _carried(model: BodyModel, body: Body, outfit: Outfit) -> list[tuple]:
     "Hat and rucksack as (mesh in the pose, mesh at rest, part); they move with the skull and the chest."
-    from smpr.rasteriser import box, egg, lathe
     rest, out = model.rest, []
     skull, chest = np.flatnonzero(model.marks["scalp"] > .5), np.flatnonzero((rest[:, 2] > .2) & (rest[:, 2] < .42) & (model.marks["arm"] < .05) & (np.arange(len(rest)) < TEETH.start))
     head, tall = rest[skull].mean(0), rest[skull, 2].max()
@@ -502,7 +501,6 @@ def _carried(model: BodyModel, body: Body, outfit: Outfit) -> list[tuple]:
         dome = lathe([(r + brim, -.005), (r + brim, 0), (r, .005), (r * .97, .05), (r * .75, .095), (r * .4, .118), (1e-3, .125)])
         shape = Mesh(dome.vertices * [1, 1.22, 1], dome.faces).moved((head[0], head[1], tall - .108), turn("x", -.12))
         if outfit.hat == "cap":
-            from smpr.rasteriser import join
             shape = join([shape, box(.15, .12, .012).moved((head[0], head[1] - r * 1.3 - .03, tall - .092))])
         out.append((shape, skull, HAT))
     if outfit.bag:

@@ -6,7 +6,9 @@
 __all__ = ['FIGURE6', 'TABLES', 'BUILDS', 'Job', 'figure6_job', 'deviations', 'deviation_jobs', 'table3_jobs', 'plan', 'Progress',
            'notebook', 'follow_starter', 'run_notebook', 'run_jobs', 'build', 'Trial', 'reproduce']
 
-# %% ../nbs/appendix/reproduction.ipynb #91d8a2e5
+# %% ../nbs/appendix/reproduction.ipynb #0506db39
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -232,7 +234,10 @@ class Trial:
 
     def settings(self, usual: Settings) -> Settings:
         "Where records, figures and runs go."
-        return replace(usual, figures=usual.runs / "trial" / "figures", runs=usual.runs / "trial" / "runs") if self.steps or self.batch else usual
+        changes = self.parameters()
+        if not changes: return usual
+        folder = usual.runs / "trial" / hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:8]
+        return replace(usual, figures=folder / "figures", runs=folder / "runs")
 
 # %% ../nbs/appendix/reproduction.ipynb #6a46ddf1
 def reproduce(table: str = "table1", scale: str = "mini", seeds: int = 1, jobs: int | None = None, trial: Trial | None = None) -> int:

@@ -85,10 +85,12 @@ def test_large_scales_run_on_a_processor(scale, tmp_path, monkeypatch):
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in {i["id"] for i in content["images"]}]
     (tmp_path / "two.json").write_text(json.dumps(content))
     given = (str(folder / "images"), str(tmp_path / "two.json"))
-    assert reproduce("table2", scale, 1, 1, Trial(2, 1, *given, *given)) == 0
-    made = json.loads((tmp_path / "trial" / "figures" / "results" / "table1" / f"psm-{scale}-s0.json").read_text())
+    trial = Trial(2, 1, *given, *given)
+    figures = trial.settings(load_settings()).figures
+    assert reproduce("table2", scale, 1, 1, trial) == 0 and tmp_path / "trial" in figures.parents
+    made = json.loads((figures / "results" / "table1" / f"psm-{scale}-s0.json").read_text())
     assert made["steps"] == 2 and made["data"]["train_pictures"] == 2 and np.isfinite(made["metrics"]["AP"])
-    assert "psm" in (tmp_path / "trial" / "figures" / "table2" / f"table2-{scale}.md").read_text().lower()
+    assert "psm" in (figures / "table2" / f"table2-{scale}.md").read_text().lower()
 
 
 def test_detections_survive_their_file(tmp_path):
