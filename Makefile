@@ -35,5 +35,5 @@ notebooks: $(STAMP)  ## run every notebook in place, pictures kept, then clean a
 readme: $(STAMP) ## README.md from nbs/index.ipynb
 	@$(BIN)/python .ci/readme.py
 
-bench: $(STAMP)  ## how fast the deformable convolution is here, against torchvision
-	@$(BIN)/python benchmarks/deform.py
+bench: $(STAMP)  ## how fast smpr is here, against plain versions, torchvision and the machine's limit (at most 20 minutes)
+	@$(BIN)/python benchmarks/bench.py

@@ -1,8 +1,8 @@
 """A small network trained on real pictures for a while, measured on the 300 validation pictures.
 
-    torchrun --nproc-per-node 2 benchmarks/real_first.py [--coco ../shared/coco] [--minutes 30] [--steps 1200] [--start rendered]
+    torchrun --nproc-per-node 2 benchmarks/real_first.py [--coco ../shared/coco] [--minutes 30] [--steps 1200] [--weights rendered]
 
-Starts from shipped weights (rendered people) or, with an empty --start, from the ImageNet backbone. Writes figures/results/real_first.json; the ten COCO numbers are of REAL pictures."""
+Starts from shipped weights (rendered people) or, with an empty --weights, from the ImageNet backbone. Writes figures/results/real_first.json; the ten COCO numbers are of REAL pictures."""
 import argparse
 import json
 import os
@@ -27,7 +27,7 @@ def main() -> None:
     arguments.add_argument("--coco", type=Path, default=Path("../shared/coco"))
     arguments.add_argument("--minutes", type=float, default=30)
     arguments.add_argument("--steps", type=int, default=1200)
-    arguments.add_argument("--start", default="rendered", help="shipped weights or a .safetensors file; empty: ImageNet")
+    arguments.add_argument("--weights", default="rendered", help="shipped weights or a .safetensors file; empty: ImageNet")
     arguments.add_argument("--workers", type=int, default=1)
     a = arguments.parse_args()
     base = small_config()
@@ -37,7 +37,7 @@ def main() -> None:
     torch.manual_seed(config.train.seed)
     net = SMPR(config.model)
     load_lite0_imagenet(net.backbone)
-    if a.start: net.load_state_dict(load(a.start, device="cpu").state_dict())
+    if a.weights: net.load_state_dict(load(a.weights, device="cpu").state_dict())
     settings, began, world = load_settings(), time.time(), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1: torch.set_num_threads(1)
     run = settings.runs / "real_first"
@@ -48,7 +48,7 @@ def main() -> None:
     metrics = evaluate(val_set.annotations, detect_set(net, val_set, config.test), val_set.skeleton)
     record = {"experiment": "real_first", "metrics": metrics, "steps": summary["steps"], "seed": config.train.seed,
               "data": {"kind": "real", "train": set_hash(train_set), "val": set_hash(val_set), "train_pictures": len(train_set), "val_pictures": len(val_set)},
-              "start": a.start or "ImageNet EfficientNet-Lite0", "processes": world, "config": config_to_dict(config), **environment(),
+              "start": a.weights or "ImageNet EfficientNet-Lite0", "processes": world, "config": config_to_dict(config), **environment(),
               "train_seconds": round(trained, 1), "wall_seconds": round(time.time() - began, 1)}
     path = settings.figures / "results" / "real_first.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Train the shipped `rendered` weights, or only measure and pack a finished run.
 
-    torchrun --nproc-per-node 2 benchmarks/ship_rendered.py [--steps 2500] [--start WEIGHTS] [--run runs/rendered]
+    torchrun --nproc-per-node 2 benchmarks/ship_rendered.py [--steps 2500] [--weights WEIGHTS] [--folder runs/rendered]
 
 Trains `small_config` on data/people from the ImageNet backbone, or from weights that are already good (resumes a cut run), measures AP
 on the 500 validation pictures, writes smpr/assets/rendered.safetensors (16-bit, card inside), its card rendered.md beside it and
@@ -92,12 +92,12 @@ def trained_seconds(run: Path, batch: int) -> float:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--steps", type=int, default=2500)
-    arguments.add_argument("--start", default=None, help="a shipped name or a .safetensors file; default: ImageNet")
-    arguments.add_argument("--run", type=Path, default=None)
+    arguments.add_argument("--weights", default=None, help="a shipped name or a .safetensors file; default: ImageNet")
+    arguments.add_argument("--folder", type=Path, default=None)
     a = arguments.parse_args()
     settings, config = load_settings(), small_config(a.steps)
-    state, text = start_state(a.start, config)
-    run, world = a.run or settings.runs / "rendered", int(os.environ.get("WORLD_SIZE", 1))
+    state, text = start_state(a.weights, config)
+    run, world = a.folder or settings.runs / "rendered", int(os.environ.get("WORLD_SIZE", 1))
     if world > 1: torch.set_num_threads(1)
     train_set = load_set(settings.data / "train" / "images", settings.data / "train" / "person_keypoints.json")
     summary = train(config, train_set, run, start=state, workers=max(settings.workers // world, 1), preload=True)

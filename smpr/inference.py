@@ -21,7 +21,7 @@ from torch import Tensor
 from .checkpoints import config_from_dict, load_weights, read_notes
 from .data import read_image, resize_factor
 from .losses import Predictions
-from .model import SMPR
+from .model import SMPR, fold_norms
 from .representation import decode_pose
 from .scoring import confidence
 from .settings import SmprError, atomic_write, resolve_device
@@ -246,6 +246,7 @@ def load(weights: str | Path = "rendered",     # a shipped name, or a .safetenso
     net.load_state_dict(state, strict=False)      # names and shapes were checked; old files may lack batch counters
     net.test = config_from_dict(TestConfig, test | {"decode": decode}, str(path))
     net.card = meta.get("card", {})
+    fold_norms(net.backbone)
     return net.to(resolve_device(device or "auto")).to(memory_format=torch.channels_last).eval()
 
 # %% ../nbs/09_inference.ipynb #5cbfd8c4

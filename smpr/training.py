@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Optimizer', 'Schedule', 'TrainConfig', 'Config', 'lr_factor', 'make_optimizer', 'Ema', 'forward_batch',
            'batch_losses', 'split_batch', 'backward_in_parts', 'backward_batch', 'rank_world', 'processes', 'wrap',
-           'over_ranks', 'DepthwiseConv', 'quick_depthwise', 'fold_frozen', 'small_config', 'TrainState', 'make_state',
-           'train_step', 'pack_optimizer', 'unpack_optimizer', 'save_checkpoint', 'find_checkpoint',
-           'check_same_config', 'load_checkpoint', 'load_run', 'peak_memory', 'RunLog', 'read_log', 'averaged',
-           'measure', 'pose_sheet', 'open_run', 'show_poses', 'Keeper', 'step_batches', 'train']
+           'over_ranks', 'DepthwiseConv', 'quick_depthwise', 'small_config', 'TrainState', 'make_state', 'train_step',
+           'pack_optimizer', 'unpack_optimizer', 'save_checkpoint', 'find_checkpoint', 'check_same_config',
+           'load_checkpoint', 'load_run', 'peak_memory', 'RunLog', 'read_log', 'averaged', 'measure', 'pose_sheet',
+           'open_run', 'show_poses', 'Keeper', 'step_batches', 'train']
 
 # %% ../nbs/11_training.ipynb #1c1c2780
 # Shapes: N images, P locations, K keypoints. A step is one update of the weights; a draw is one training sample.
@@ -46,7 +46,7 @@ from .data import Batch, DataConfig, DrawSampler, Outside, PoseSet, TrainStream,
 from .evaluation import detect_set, evaluate
 from .inference import DecodeConfig, TestConfig, find_poses
 from .losses import LossConfig, Predictions, compute_losses
-from .model import SMPR, BackboneName, ModelConfig, NeckName, Pixels
+from .model import SMPR, BackboneName, ModelConfig, NeckName, Pixels, fold_norms
 from .representation import Variant
 from .settings import SmprError, atomic_write, resolve_device, take_choices
 from .skeleton import COCO17, Skeleton, draw_poses
@@ -280,26 +280,6 @@ def _depthwise_forward(conv: nn.Conv2d, x: Tensor) -> Tensor:
     if isinstance(conv, Conv2dSame): x, padding = pad_same(x, conv.kernel_size, conv.stride), (0, 0)
     return DepthwiseConv.apply(x, conv.weight, conv.stride, padding)
 
-# %% ../nbs/11_training.ipynb #38395bed
-def fold_frozen(backbone: nn.Module) -> int:
-    "Let the frozen convolutions of `backbone` do the work of the frozen batch norm that follows each; returns how many pairs. Weights and names stay."
-    learns = lambda m: any(p.requires_grad for p in m.parameters())
-    pairs = [(a, b) for m in backbone.modules() for a, b in zip(list(m.children()), list(m.children())[1:])
-             if isinstance(a, nn.Conv2d) and isinstance(b, nn.modules.batchnorm._BatchNorm) and not learns(a) and not learns(b)]
-    for conv, norm in pairs:
-        conv.forward = partial(_folded_forward, conv, norm)
-        norm.forward = lambda x, norm=norm: norm.act(norm.drop(x)) if hasattr(norm, "act") else x      # timm's norms bring their activation along
-    return len(pairs)
-
-# %% ../nbs/11_training.ipynb #a6c557d5
-def _folded_forward(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    "Convolution and stored-statistics batch norm in one; folded anew every time, so that loaded weights count."
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = norm.bias - scale * (norm.running_mean - (0 if conv.bias is None else conv.bias))
-    padding = conv.padding
-    if isinstance(conv, Conv2dSame): x, padding = pad_same(x, conv.kernel_size, conv.stride), (0, 0)
-    return F.conv2d(x, conv.weight * scale[:, None, None, None], shift, conv.stride, padding, conv.dilation, conv.groups)
-
 # %% ../nbs/11_training.ipynb #2b137ad9
 def small_config(steps: int = 2500, batch: int = 16) -> Config:
     "The network and recipe of the shipped weights: a few million parameters, pictures of 320x240 px, a CPU. Not the paper's."
@@ -335,7 +315,7 @@ def make_state(config: Config, skeleton: Skeleton = COCO17, device: torch.device
         if t.shape != own[name].shape: raise SmprError(f"start weights: '{name}' is {tuple(t.shape)}, this network has {tuple(own[name].shape)}; choose the same model options")
     net.load_state_dict(start or {}, strict=False)
     net = net.to(device, memory_format=torch.channels_last).train()
-    fold_frozen(net.backbone)
+    fold_norms(net.backbone, frozen_only=True)
     if config.train.bf16 and net.mean.device.type == "cpu": quick_depthwise(net)
     return TrainState(net, make_optimizer(net, config.train), Ema(net, config.train.ema) if config.train.ema else None)
 
@@ -440,6 +420,7 @@ def load_run(run: Path) -> SMPR:
     config, skeleton, state = load_weights(file if file.exists() else folder / "model.safetensors")
     net = SMPR(config, skeleton)
     net.load_state_dict(state)
+    fold_norms(net.backbone)
     return net.eval().to(memory_format=torch.channels_last)
 
 # %% ../nbs/11_training.ipynb #120f94ef
@@ -494,11 +475,12 @@ def read_log(run: Path) -> list[dict]:
         except json.JSONDecodeError: break
     return rows
 
-# %% ../nbs/11_training.ipynb #ebe733f3
+# %% ../nbs/11_training.ipynb #8689cc50
 def averaged(state: TrainState, config: Config) -> SMPR:
     "A copy of the network for testing, with the averaged weights when there are some."
     net = SMPR(state.net.config, state.net.skeleton)
     net.load_state_dict(state.ema.state if state.ema else state.net.state_dict())
+    fold_norms(net.backbone)
     return net.to(state.net.mean.device, memory_format=torch.channels_last).eval()
 
 # %% ../nbs/11_training.ipynb #89150421

@@ -1,0 +1,264 @@
+"""The rows of the bench: each function pairs ours with a naive version, with torchvision or with the machine's limit. `bench.py` runs them."""
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from bench_memory import DEFORM_CASES, deform_inputs, differentiate, torchvision_deform
+from timing import chapter_functions, in_fresh_process, matmul_peak, median_time, once, peak_mib, race
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.detection import keypointrcnn_resnet50_fpn
+
+import smpr.aggregation
+import smpr.losses
+from smpr.ablations import HeadState, Row, frozen_sets, head_step, make_scale, row_config, start_state
+from smpr.aggregation import deform_conv
+from smpr.assignment import AssignConfig, Region, assign_regions, refinement_persons
+from smpr.data import PoseSet, load_set
+from smpr.inference import DecodeConfig, decode, load, soft_nms
+from smpr.losses import People, Predictions, Targets, heatmap_targets, stack_targets
+from smpr.model import SMPR, ModelConfig, NeckName, fold_norms
+from smpr.representation import decode_pose, level_locations, level_sizes, oks, pseudo_boxes
+from smpr.scoring import score_targets
+from smpr.settings import load_settings
+from smpr.skeleton import COCO17
+from smpr.training import Ema, make_optimizer, make_state, small_config, step_batches, train_step
+
+STRIDES = (8, 16, 32, 64, 128)
+NAIVE = {"np": np, "torch": torch, "math": math, "Region": Region}
+
+
+@dataclass(frozen=True)
+class Line:
+    "One row of the table. Every ratio is larger when ours is better."
+    what: str
+    against: str
+    ours: float | None          # in `unit`; None: not run
+    theirs: float | None
+    ratio: float | None
+    aim: float                  # ratio that we want
+    unit: str = "s"
+    note: str = ""
+
+    @property
+    def verdict(self) -> str: return "not run" if self.ratio is None else "met" if self.ratio >= self.aim else "missed"
+
+
+def versus(what: str, against: str, times: tuple[float, float], aim: float, note: str = "") -> Line:
+    "A row of two times."
+    return Line(what, against, *times, times[1] / times[0], aim, note=note)
+
+
+def not_run(what: str, against: str, aim: float, unit: str = "s") -> Line:
+    "A row that needs a GPU, on a machine without."
+    return Line(what, against, None, None, None, aim, unit, "on a GPU: `python benchmarks/bench.py --device cuda`")
+
+
+def deform_lines(device: torch.device, rounds: int) -> Iterator[Line]:
+    "Deformable convolution, forward and backward, beside torchvision's."
+    gpu = device.type == "cuda"
+    for shape, aim in DEFORM_CASES["gpu" if gpu else "cpu"]:
+        name = f"deformable convolution, forward and backward, {'x'.join(map(str, shape))}"
+        for dtype in (torch.float32, torch.bfloat16) if gpu else (torch.float32,):
+            tensors = deform_inputs(shape, device, dtype)
+            ours, theirs = partial(differentiate, deform_conv, tensors), partial(differentiate, torchvision_deform, tensors)
+            with torch.no_grad(): values = [((a - b).abs().max() / b.abs().max()).item() for a, b in [(deform_conv(*tensors), torchvision_deform(*tensors))]]
+            gaps = values + [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(ours(), theirs())]
+            right = "" if max(gaps) < 1e-4 or dtype != torch.float32 else "TOO LARGE; "
+            yield versus(name, "torchvision", race(ours, theirs, device, rounds), aim, f"{right}{str(dtype)[6:]}; largest relative difference of values and gradients {max(gaps):.0e}")
+        if gpu: mine, other = peak_mib(ours, device), peak_mib(theirs, device)
+        else: mine, other = (in_fresh_process("bench_memory.py", which, *map(str, shape))["mib"] for which in ("ours", "torchvision"))
+        yield Line(f"peak memory of the same, {'x'.join(map(str, shape))}", "torchvision", mine, other, other / mine, .5, "MiB")
+    if not gpu:
+        for shape, aim in DEFORM_CASES["gpu"]: yield not_run(f"deformable convolution on a GPU, float32 and bfloat16, {'x'.join(map(str, shape))}", "torchvision", aim)
+
+
+def crowd(count: int, size: int = 800) -> People:
+    "People at random places of a picture. Seed 0."
+    rng = np.random.default_rng(0)
+    middle, scale = rng.uniform(100, size - 100, (count, 1, 2)), rng.uniform(15, 160, (count, 1, 1))
+    k = torch.tensor(np.concatenate([middle + scale * rng.normal(0, .5, (count, COCO17.K, 2)), np.full((count, COCO17.K, 1), 2)], -1), dtype=torch.float32)
+    return People(k, pseudo_boxes(k), torch.tensor(scale[:, 0, 0] ** 2 * 2, dtype=torch.float32))
+
+
+def naive_targets() -> tuple[Callable, Callable, Callable]:
+    "The loops of the chapters: assignment, OKS, heatmap cells."
+    return (chapter_functions("02_assignment", "level_range_naive", "region_naive", "assign_naive", given=NAIVE)[-1],
+            chapter_functions("01_representation", "oks_naive", given=NAIVE)[0], chapter_functions("06_losses", "naive_classes", given=NAIVE)[0])
+
+
+def random_predictions(pictures: int, locations: torch.Tensor, strides: torch.Tensor, level_strides: tuple = STRIDES, K: int = COCO17.K) -> Predictions:
+    "Predictions that say nothing, in the shape of real ones."
+    P = len(locations)
+    return Predictions(torch.zeros(pictures, P), torch.randn(pictures, P, 2 * K), torch.randn(pictures, P, 2 * K), torch.zeros(pictures, P), None, locations, strides, level_strides)
+
+
+def target_lines(device: torch.device, rounds: int) -> Iterator[Line]:
+    "Assignment, OKS and heatmap targets beside the loops of their chapters."
+    people, sigmas, config, N = crowd(20), torch.tensor(COCO17.sigmas), AssignConfig(), 8
+    locations, strides = level_locations(level_sizes(800, 800, STRIDES), STRIDES)
+    assign, oks_loop, classes_loop = naive_targets()
+    poses = locations[:, None] + torch.zeros(1, COCO17.K, 1)
+    pred = random_predictions(N, locations, strides)
+    fast, slow = partial(median_time, rounds=rounds), partial(median_time, rounds=1, warm=0)
+    lists = poses.tolist(), people.keypoints.tolist(), people.areas.tolist(), sigmas.tolist()
+    assigned, similar = slow(lambda: assign(locations, strides, people.boxes, STRIDES, config)), slow(lambda: oks_loop(*lists))
+    line = lambda what, ours, theirs, note="naive version timed once": versus(what, "the chapter's naive version", (ours, theirs), 100, note)
+    yield line(f"first-stage assignment, {len(locations):,} locations x 20 persons", fast(lambda: assign_regions(locations, strides, people.boxes, STRIDES, config)), assigned)
+    yield line("OKS matrix, the same", fast(lambda: oks(poses, people.keypoints, people.areas, sigmas)), similar)
+    yield line("heatmap targets, 8 pictures of 20 persons", fast(lambda: heatmap_targets([people] * N, (100, 100), 8, COCO17.K)),
+               slow(lambda: [classes_loop(people.keypoints.tolist(), (100, 100), 8) for _ in range(N)]))
+    yield line("all targets of a batch of 8", fast(lambda: stack_targets(pred, [people] * N, sigmas, config)), N * (assigned + similar), "naive: 8 times the first two")
+
+
+def nms_lines(device: torch.device, rounds: int) -> Iterator[Line]:
+    "Soft-NMS on 5,000 candidates."
+    _, slow = chapter_functions("09_inference", "naive_iou", "naive_soft_nms", given=NAIVE)
+    rng = np.random.default_rng(0)
+    corner, size = rng.uniform(0, 700, (5000, 2)), rng.uniform(20, 200, (5000, 2))
+    boxes, scores = torch.tensor(np.concatenate([corner, corner + size], 1)), torch.tensor(rng.uniform(0, 1, 5000))
+    order, values = (t.tolist() for t in soft_nms(boxes, scores))
+    began = time.perf_counter()
+    picked, left = slow(boxes.tolist(), scores.tolist())
+    took = time.perf_counter() - began
+    same = list(picked) == order and np.allclose(left, values, rtol=1e-9)
+    yield versus("Soft-NMS, 5,000 candidates", "the chapter's naive version", (median_time(lambda: soft_nms(boxes, scores), rounds=rounds), took),
+                 20, f"naive version timed once; result {'exact' if same else 'DIFFERS'}")
+
+
+PERSONS = {1: 1.0, 2: None, 5: None, 10: 1.3, 20: None, 50: 2.0}      # people in the picture, and the ratio aimed at
+
+
+def inference_lines(device: torch.device, rounds: int) -> Iterator[Line]:
+    "A picture to poses: ours beside Keypoint R-CNN, both with random weights and as many people kept as the row says."
+    torch.manual_seed(0)
+    ours = SMPR(ModelConfig(neck=NeckName.FPN)).to(device, memory_format=torch.channels_last).eval()
+    fold_norms(ours.backbone)
+    torch.nn.init.zeros_(ours.head.person.bias)                              # everybody is likely: all candidates reach the selection
+    peer = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None, box_score_thresh=0.0).to(device).eval()
+    picture = torch.randint(0, 255, (1, 3, 800, 1088), dtype=torch.uint8)
+    for persons, aim in PERSONS.items():
+        peer.roi_heads.detections_per_img, few = persons, DecodeConfig(keep=persons)
+        @torch.inference_mode()
+        def mine():
+            x = ours.normalize(picture.to(device)).contiguous(memory_format=torch.channels_last)
+            return decode(ours(x), 0, (800, 1088), 1.0, few)
+        @torch.inference_mode()
+        def theirs(): return peer([picture[0].to(device) / 255])[0]
+        found = len(mine().scores), len(theirs()["scores"])
+        yield versus(f"inference, ResNet-50 + FPN, 800x1088, {persons} person{'s' * (persons > 1)}", "torchvision Keypoint R-CNN", race(mine, theirs, device, rounds if aim else 3, 1),
+                     aim or 0.0, f"float32; persons out: {found[0]} and {found[1]}")
+    if device.type != "cuda":
+        for persons, aim in PERSONS.items():
+            if aim: yield not_run(f"inference on a GPU, ResNet-50 + FPN, 800x1088, {persons} persons", "torchvision Keypoint R-CNN", aim)
+
+
+def limit_lines(device: torch.device, rounds: int) -> Iterator[Line]:
+    "Counted operations a second over those of the best large matrix product."
+    gpu = device.type == "cuda"
+    dtype = torch.bfloat16 if gpu else torch.float32
+    net = SMPR(ModelConfig()).to(device, memory_format=torch.channels_last).eval()
+    fold_norms(net.backbone)
+    def share(size: tuple[int, int, int], training: bool) -> tuple[float, float]:
+        x = torch.randn(size[0], 3, *size[1:], device=device).contiguous(memory_format=torch.channels_last)
+        def work():
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=gpu), torch.set_grad_enabled(training): pred = net(x)
+            if training: (pred.person.mean() + pred.pose.mean()).backward()
+        with FlopCounterMode(display=False) as counter: work()
+        peak = matmul_peak(device, dtype)
+        seconds = median_time(work, device, rounds)
+        return counter.get_total_flops() / seconds / 1e9, max(peak, matmul_peak(device, dtype)) / 1e9
+    rows = [("inference, ResNet-50 + FPN, 800x1088", (1, 800, 1088), False, .4 if gpu else .55)] + [("training, ResNet-50 + FPN, 800x800, batch 8", (8, 800, 800), True, .35)] * gpu
+    for name, size, training, aim in rows:
+        rate, peak = share(size, training)
+        yield Line(f"{name}, share of the machine", f"best matrix product, {str(dtype)[6:]}", rate, peak, rate / peak, aim, "GFLOP/s")
+    if not gpu:
+        yield not_run("inference on a GPU, ResNet-50 + FPN, 800x1088, share of the machine", "best matrix product, bfloat16", .4, "GFLOP/s")
+        yield not_run("training on a GPU, ResNet-50 + FPN, 800x800, batch 8, share of the machine", "best matrix product, bfloat16", .35, "GFLOP/s")
+
+
+@contextmanager
+def plain_parts() -> Iterator[None]:
+    "Inside, smpr uses torchvision's deformable convolution and finds its targets with the loops of the chapters."
+    assign, oks_loop, classes_loop = naive_targets()
+    def targets(pred: Predictions, n: int, people: People, sigmas: torch.Tensor, config: AssignConfig) -> Targets:
+        region = assign(pred.locations, pred.strides, people.boxes, pred.level_strides, config)
+        poses = decode_pose(pred.initial[n].detach().float(), pred.locations, pred.strides)
+        near = torch.tensor(oks_loop(poses.tolist(), people.keypoints.tolist(), people.areas.tolist(), sigmas.tolist()), dtype=torch.float32)
+        weight = near.amax(1) if near.shape[1] else near.new_zeros(len(near))
+        return Targets(region, region if pred.refined is None else refinement_persons(region, near, config), weight, score_targets(near, None, config))
+    def classes(keypoints: torch.Tensor, size: tuple, stride: int) -> torch.Tensor: return torch.as_tensor(classes_loop(keypoints.tolist(), size, stride))
+    kept = smpr.aggregation.deform_conv, smpr.losses.make_targets, smpr.losses.heatmap_classes
+    smpr.aggregation.deform_conv, smpr.losses.make_targets, smpr.losses.heatmap_classes = torchvision_deform, targets, classes
+    try: yield
+    finally: smpr.aggregation.deform_conv, smpr.losses.make_targets, smpr.losses.heatmap_classes = kept
+
+
+def embedded(split: str, count: int) -> PoseSet:
+    "The first pictures of the embedded people."
+    folder = load_settings().data / split
+    people = load_set(folder / "images", folder / "person_keypoints.json")
+    return people.subset(range(min(count, len(people))))
+
+
+def step_lines(device: torch.device, rounds: int) -> Iterator[Line]:
+    "The mini training step (kept features) beside the plain one; its targets; and the loader beside the step of the small network that it feeds."
+    scale = make_scale("mini")
+    config = row_config(Row.PAFPN, scale.config)
+    plain = replace(config, train=replace(config.train, bf16=False))
+    with TemporaryDirectory() as folder:
+        states = []
+        for c in (config, plain):
+            torch.manual_seed(0)
+            net = SMPR(c.model).to(device, memory_format=torch.channels_last)
+            net.load_state_dict(start_state(net, scale.start, scale.start_parts), strict=False)
+            frozen, _ = frozen_sets(net, c, replace(scale, views=1), embedded("train", 64), embedded("val", 2), Path(folder))
+            parts = torch.nn.ModuleList([net.neck, net.head]).train()
+            states.append((HeadState(net, make_optimizer(parts, c.train), Ema(net, c.train.ema)), parts))
+        quick = lambda: head_step(*states[0], frozen, config)
+        def slow():
+            with plain_parts(): head_step(*states[1], frozen, plain)
+        times = race(quick, slow, device, rounds)
+        yield versus(f"mini training step, {config.train.batch} pictures", "torchvision's deformable convolution, float32, loops for targets", times, 3, "backbone features kept on both sides")
+        people = frozen.people[:config.train.batch]
+        locations, strides = level_locations(level_sizes(config.data.short, config.data.long, config.model.strides), config.model.strides)
+        pred = random_predictions(len(people), locations, strides, config.model.strides)
+        both = lambda: (stack_targets(pred, people, torch.tensor(COCO17.sigmas), config.assign), heatmap_targets(people, level_sizes(config.data.short, config.data.long, config.model.strides)[0], config.model.strides[0], COCO17.K))
+        yield Line("all targets of the mini training step", "the step", share := median_time(both, rounds=rounds), times[0], times[0] / share, 20, note=f"{share / times[0]:.1%} of the step")
+    yield from loader_lines(device, rounds)
+
+
+def loader_lines(device: torch.device, rounds: int) -> Iterator[Line]:
+    "Decode, resize, augment, batch: beside the training step of the small network, and alone at 800 px."
+    config = small_config()
+    people = embedded("train", 400)
+    def rate(c, workers: int, batches: int) -> float:
+        "Seconds a batch, the workers' start left out."
+        stream = iter(step_batches(c, people, 0, batches + 2, workers=workers))
+        for _ in range(2): next(stream)
+        began = time.perf_counter()
+        for _ in stream: pass
+        return (time.perf_counter() - began) / batches
+    batch = next(iter(step_batches(config, people, 0, 1, workers=0)))
+    state = make_state(config, people.skeleton, device)
+    step = median_time(lambda: train_step(state.net, state, batch, config), device, max(rounds // 2, 3))
+    load = rate(config, 2, 12)
+    yield versus(f"loading a batch of {config.train.batch} at 320x240, two workers", "the small network's training step, which it feeds", (load, step), 1, "pictures travel as uint8, normalised on the device")
+    large = replace(config, data=replace(config.data, short=800, long=1333, crop=800), train=replace(config.train, batch=8))
+    each = rate(large, 0, 2) / 8
+    yield Line("loading at 800 px, one worker", "one picture", each, None, None, 0.0, note=f"pictures of 320x240 enlarged; 12 workers give {12 / each:.0f} pictures/s; the GPU step it feeds is not run")
+
+
+def export_lines(device: torch.device, rounds: int) -> Iterator[Line]:
+    "The small network in ONNX Runtime beside PyTorch."
+    try: from smpr.export import open_exported, export_model
+    except ImportError: return
+
+
+SECTIONS = {"deform": deform_lines, "targets": target_lines, "nms": nms_lines, "inference": inference_lines, "limit": limit_lines, "step": step_lines}
