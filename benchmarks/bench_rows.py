@@ -87,10 +87,10 @@ def crowd(count: int, size: int = 800) -> People:
     return People(k, pseudo_boxes(k), torch.tensor(scale[:, 0, 0] ** 2 * 2, dtype=torch.float32))
 
 
-def naive_targets() -> tuple[Callable, Callable, Callable]:
-    "The loops of the chapters: assignment, OKS, heatmap cells."
+def chapter_loops() -> tuple[Callable, Callable, list[Callable]]:
+    "The loops of the chapters: assignment, OKS; heatmap cells and heatmap targets."
     return (chapter_functions("02_assignment", "level_range_naive", "region_naive", "assign_naive", given=NAIVE)[-1],
-            chapter_functions("01_representation", "oks_naive", given=NAIVE)[0], chapter_functions("06_losses", "naive_classes", given=NAIVE)[0])
+            chapter_functions("01_representation", "oks_naive", given=NAIVE)[0], chapter_functions("06_losses", "naive_classes", "naive_targets", given=NAIVE))
 
 
 def random_predictions(pictures: int, locations: torch.Tensor, strides: torch.Tensor, level_strides: tuple = STRIDES, K: int = COCO17.K) -> Predictions:
@@ -103,7 +103,7 @@ def target_lines(device: torch.device, rounds: int) -> Iterator[Line]:
     "Assignment, OKS and heatmap targets beside the loops of their chapters."
     people, sigmas, config, N = crowd(20), torch.tensor(COCO17.sigmas), AssignConfig(), 8
     locations, strides = level_locations(level_sizes(800, 800, STRIDES), STRIDES)
-    assign, oks_loop, classes_loop = naive_targets()
+    assign, oks_loop, (_, heatmap_loop) = chapter_loops()
     poses = locations[:, None] + torch.zeros(1, COCO17.K, 1)
     pred = random_predictions(N, locations, strides)
     fast, slow = partial(median_time, rounds=rounds), partial(median_time, rounds=1, warm=0)
@@ -113,7 +113,7 @@ def target_lines(device: torch.device, rounds: int) -> Iterator[Line]:
     yield line(f"first-stage assignment, {len(locations):,} locations x 20 persons", fast(lambda: assign_regions(locations, strides, people.boxes, STRIDES, config)), assigned)
     yield line("OKS matrix, the same", fast(lambda: oks(poses, people.keypoints, people.areas, sigmas)), similar)
     yield line("heatmap targets, 8 pictures of 20 persons", fast(lambda: heatmap_targets([people] * N, (100, 100), 8, COCO17.K)),
-               slow(lambda: [classes_loop(people.keypoints.tolist(), (100, 100), 8) for _ in range(N)]))
+               slow(lambda: [heatmap_loop(people.keypoints.tolist(), (100, 100), 8, COCO17.K) for _ in range(N)]))
     yield line("all targets of a batch of 8", fast(lambda: stack_targets(pred, [people] * N, sigmas, config)), N * (assigned + similar), "naive: 8 times the first two")
 
 
@@ -186,7 +186,7 @@ def limit_lines(device: torch.device, rounds: int) -> Iterator[Line]:
 @contextmanager
 def plain_parts() -> Iterator[None]:
     "Inside, smpr uses torchvision's deformable convolution and finds its targets with the loops of the chapters."
-    assign, oks_loop, classes_loop = naive_targets()
+    assign, oks_loop, (classes_loop, _) = chapter_loops()
     def targets(pred: Predictions, n: int, people: People, sigmas: torch.Tensor, config: AssignConfig) -> Targets:
         region = assign(pred.locations, pred.strides, people.boxes, pred.level_strides, config)
         poses = decode_pose(pred.initial[n].detach().float(), pred.locations, pred.strides)

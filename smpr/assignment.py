@@ -69,16 +69,16 @@ def level_range(strides: Tensor,          # (P,) px, stride of each location
     high = torch.where(strides == all_strides[-1], torch.inf, strides * unit)
     return low, high
 
-# %% ../nbs/02_assignment.ipynb #ee6e0487
+# %% ../nbs/02_assignment.ipynb #8fc82d5a
 def region_boxes(boxes: Tensor,           # (G, 4) pseudo boxes x1, y1, x2, y2 px
                  strides: Tensor,         # (P,) px
                  config: AssignConfig = AssignConfig()
-                 ) -> Tensor:             # (P, G, 4) px
+                 ) -> tuple[Tensor, ...]: # x1, y1, x2, y2 px: (G, P) each, or (G, 1) where all locations see the same box
     "Where a location of each stride must lie to learn each person (Sec. III-C): the pseudo box, or a square around its centre cut at it."
-    if config.region == Region.WHOLE: return boxes.expand(len(strides), -1, -1)
-    r = config.half_side_strides * strides[:, None, None]
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return torch.cat([torch.maximum(boxes[:, :2], centre - r), torch.minimum(boxes[:, 2:], centre + r)], -1)
+    x1, y1, x2, y2 = boxes.T[..., None]                                           # (G, 1) each
+    if config.region == Region.WHOLE: return x1, y1, x2, y2
+    r, cx, cy = config.half_side_strides * strides, (x1 + x2) / 2, (y1 + y2) / 2
+    return torch.maximum(x1, cx - r), torch.maximum(y1, cy - r), torch.minimum(x2, cx + r), torch.minimum(y2, cy + r)
 
 # %% ../nbs/02_assignment.ipynb #1d04f76a
 def assign_regions(locations: Tensor,     # (P, 2) px
@@ -90,16 +90,17 @@ def assign_regions(locations: Tensor,     # (P, 2) px
     "Give each location the smallest box whose region holds it at the right level (Sec. III-A, III-C; published code)."
     G = len(boxes)
     if G == 0: return torch.full((len(locations),), -1, device=locations.device)
-    x, y = locations[:, None, 0], locations[:, None, 1]
-    x1, y1, x2, y2 = boxes.unbind(-1)                                             # (G,) each
-    m = torch.stack([x - x1, x2 - x, y - y1, y2 - y]).amax(0)                     # (P, G) longest way to a side
-    low, high = level_range(strides, all_strides, config.range_unit)
-    x1, y1, x2, y2 = region_boxes(boxes, strides, config).unbind(-1)              # (P, G) each
-    mine = (x > x1) & (x < x2) & (y > y1) & (y < y2) & (m >= low[:, None]) & (m <= high[:, None])
     size = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
-    order = size.argsort(stable=True)                                             # smallest first, ties by index
-    rank = torch.where(mine[:, order], torch.arange(G, device=boxes.device), G).amin(1)
-    return torch.cat([order, order.new_tensor([-1])])[rank]
+    order = size.argsort(stable=True).flip(0)                                     # largest first, of equals the last
+    x1, y1, x2, y2 = boxes[order].T[..., None]                                    # (G, 1) each
+    x, y = locations.T.contiguous()                                               # (P,) each
+    m = torch.maximum(torch.maximum(x - x1, x2 - x), torch.maximum(y - y1, y2 - y))   # (G, P) longest way to a side
+    low, high = level_range(strides, all_strides, config.range_unit)
+    x1, y1, x2, y2 = region_boxes(boxes[order], strides, config)
+    mine = (m >= low) & (m <= high) & (x > x1) & (x < x2) & (y > y1) & (y < y2)   # (G, P)
+    owner = torch.full((len(locations),), -1, device=locations.device)
+    for g, here in zip(order, mine): owner.masked_fill_(here, g)
+    return owner
 
 # %% ../nbs/02_assignment.ipynb #5f230c32
 def oks_positives(similarity: Tensor,     # (P, G) OKS of each location's pose with each person
@@ -178,7 +179,7 @@ def draw_level(ax,                   # matplotlib axes
     height, width = view.size
     ax.imshow(view.image, alpha=0.55, extent=(0, width, height, 0))
     here = view.strides == stride
-    regions = region_boxes(view.boxes, view.strides.new_tensor([stride]), view.config)[0]
+    regions = torch.cat(region_boxes(view.boxes, view.strides.new_tensor([stride]), view.config), 1)
     shapes = [(view.boxes, "-")] + [(regions, "--")] * (view.config.region == Region.SHRUNK)
     for boxes, style in shapes:
         for g, (x1, y1, x2, y2) in enumerate(boxes.tolist()):

@@ -83,18 +83,17 @@ def heatmap_classes(keypoints: Tensor,            # (G, K, 3) px, visibility
     h, w = size
     G, K, _ = keypoints.shape
     cell = ((keypoints[..., :2] - stride / 2) / stride).round().long()
-    x, y = cell[..., 0].clamp(0, w - 1), cell[..., 1].clamp(0, h - 1)
-    seen = (keypoints[..., 2] > 0).flatten()
+    place = cell[..., 1].clamp(0, h - 1) * w + cell[..., 0].clamp(0, w - 1)           # (G, K) where in the flattened map
+    turn = torch.arange(G * K, device=keypoints.device)
     last = torch.full((h * w,), -1, device=keypoints.device)
-    order = torch.arange(G * K, device=keypoints.device)
-    last.scatter_reduce_(0, (y * w + x).flatten()[seen], order[seen], "amax")
-    return torch.where(last >= 0, last % K, -1).reshape(h, w)
+    last.scatter_reduce_(0, place.flatten(), torch.where(keypoints[..., 2].flatten() > 0, turn, -1), "amax")
+    return torch.cat([turn % K, turn.new_tensor([-1])])[last].reshape(h, w)           # place -1 of the list is its end
 
-# %% ../nbs/06_losses.ipynb #fa2d359e
+# %% ../nbs/06_losses.ipynb #48d75f26
 def heatmap_targets(people: list[People], size: tuple[int, int], stride: int, K: int) -> Tensor:
-    "Hard targets of the heatmap branch, (N, K, h, w) of 0 and 1."
+    "Hard targets of the heatmap branch, (N, K, h, w) of true and false."
     classes = torch.stack([heatmap_classes(p.keypoints, size, stride) for p in people])
-    return F.one_hot(classes + 1, K + 1)[..., 1:].permute(0, 3, 1, 2)
+    return classes[:, None] == torch.arange(K, device=classes.device)[:, None, None]
 
 # %% ../nbs/06_losses.ipynb #0fee773e
 def pose_l1(pred: Tensor,        # (M, K, 2) px

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['Variant', 'level_sizes', 'level_locations', 'encode_pose', 'decode_pose', 'pseudo_boxes', 'oks']
 
-# %% ../nbs/01_representation.ipynb #ab1e7c89
+# %% ../nbs/01_representation.ipynb #b4b5ae58
 # Shapes: P locations (all levels together), L levels, G persons, K keypoints. Coordinates are px from the left and the top.
 from enum import StrEnum
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # %% ../nbs/01_representation.ipynb #feb87e84
 class Variant(StrEnum):
@@ -75,10 +76,13 @@ def oks(poses: Tensor,       # (P, K, 2) px
         eps: float = 1e-9    # px^2, keeps an area of zero from dividing by zero
         ) -> Tensor:         # (P, G) in [0, 1]
     "Object keypoint similarity of every pose with every person (paper eq. 4, s^2 = area, kappa = 2 sigma as in COCO)."
-    seen = (keypoints[..., 2] > 0).to(poses.dtype)                                     # (G, K)
-    scale = 2 * (areas[:, None] + eps) * (2 * sigmas) ** 2                             # (G, K)
-    out = poses.new_zeros(len(poses), len(keypoints))
-    for k in range(poses.shape[1]):       # K passes of (P, G): far less memory than one of (P, G, K, 2)
-        d2 = (poses[:, None, k] - keypoints[None, :, k, :2]).square().sum(-1)
-        out += torch.exp(-d2 / scale[:, k]) * seen[:, k]
-    return out / seen.sum(-1).clamp(min=1)
+    keypoints, areas, sigmas = (t.to(poses.dtype) for t in (keypoints, areas, sigmas))
+    seen = (keypoints[..., 2] > 0).to(poses.dtype)                          # (G, K)
+    rate = -1 / (2 * (areas[:, None] + eps) * (2 * sigmas) ** 2)            # (G, K)
+    x, y = poses.permute(2, 1, 0).contiguous()                              # (K, P) each
+    columns = []
+    for g, (px, py, _) in enumerate(keypoints.mT[..., None]):               # (K, 1) each
+        d2 = (x - px).square() + (y - py).square()
+        columns.append(seen[g] @ (d2 * rate[g, :, None]).clamp(min=-80).exp())
+    if not columns: return poses.new_zeros(len(poses), 0)
+    return F.threshold(torch.stack(columns, 1), 1e-30, 0) / seen.sum(-1).clamp(min=1)
