@@ -9,9 +9,11 @@ __all__ = ['FIGURE6', 'TABLES', 'BUILDS', 'Job', 'figure6_job', 'deviations', 'd
            'make_row', 'row_on_worker', 'connect', 'meet_workers', 'News', 'keep_row', 'task_key', 'run_on_scheduler',
            'build', 'reproduce']
 
-# %% ../nbs/appendix/reproduction.ipynb #d7ac3e95
+# %% ../nbs/appendix/reproduction.ipynb #729bcaf0
+import asyncio
 import hashlib
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -21,7 +23,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
@@ -386,15 +388,20 @@ def connect(address: str, timeout: float = 10.0):
     "A client of the dask scheduler at `address`. Raises SmprError."
     try: from distributed import Client
     except ImportError: raise SmprError("--scheduler needs the package 'distributed'; pip install 'smpr[dask]'") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)         # what matters of it we say in one line
     try: return Client(address, timeout=timeout, set_as_default=False)
     except (OSError, ValueError) as e:
         raise SmprError(f"--scheduler {address}: no dask scheduler answers there ({e or type(e).__name__}); start one with `dask scheduler` and give the address it prints, like tcp://HOST:8786") from None
 
-# %% ../nbs/appendix/reproduction.ipynb #49289752
+# %% ../nbs/appendix/reproduction.ipynb #605a8a29
 def meet_workers(client, scale: str, extra: dict | None = None) -> dict[str, str]:
     "The facts that all workers of a scheduler share with us. Raises SmprError when there are none, or one is different."
-    ours, found = facts(scale, extra), client.run(facts, scale, extra, on_error="return")
-    where = client.scheduler.address
+    async def ask() -> dict[str, str]:                   # in a thread: a worker that imports torch in its event loop looks dead
+        def look() -> dict[str, str]:
+            from smpr.reproduction import facts
+            return facts(scale, extra)
+        return await asyncio.to_thread(look)
+    ours, found, where = facts(scale, extra), client.run(ask, on_error="return"), client.scheduler.address
     if not found: raise SmprError(f"--scheduler {where}: no worker is there; start one on each machine, in its clone of the project: dask worker {where} --nthreads 1")
     for worker, theirs in found.items():
         if isinstance(theirs, Exception): raise SmprError(f"worker {worker}: cannot run rows ({theirs}); install this version of smpr there, from a clone of the project")
@@ -468,7 +475,8 @@ def run_on_scheduler(todo: list[Job], scale: str, address: str, extra: dict | No
                 job, wrong = futures[future], future.exception()
                 news.end(job.label, why := f"{type(wrong).__name__}: {wrong}" if wrong else keep_row(job, scale, future.result(), settings))
                 if why: failed.append(job)
-        finally: client.cancel([f for f in futures if not f.done()], force=True)
+        except CancelledError: raise SmprError(f"--scheduler {address}: it is gone, or somebody took the rows back; what was finished is kept, call again to go on") from None
+        finally: client.cancel([f for f in futures if not f.done()])
     return failed
 
 # %% ../nbs/appendix/reproduction.ipynb #f3322133

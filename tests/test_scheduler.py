@@ -137,3 +137,17 @@ def test_interrupted_call(cluster, tmp_path):
     assert call.returncode == 130 and err.strip().splitlines()[-1].startswith("smpr: interrupted") and "1 runs to do" in out
     wait_for(lambda: free_again(folder), "the run to end", 30)
     assert not list(tmp_path.rglob("*-s0.json"))
+
+
+def test_lost_scheduler(cluster, tmp_path):
+    "One line instead of a traceback; the run on the worker ends."
+    settings = replace(load_settings(), figures=tmp_path / "figures", runs=tmp_path / "runs")
+    seeds, name = [replace(PSM, seed=n) for n in (7, 8)], next(iter(cluster.workers))
+    def kill() -> None:
+        wait_for(lambda: (settings.runs / "rows.jsonl").exists(), "a row to begin")
+        cluster.scheduler.kill()
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(SmprError, match="is gone"): run_on_scheduler(seeds, "smoke", cluster.address, None, settings)
+    killer.join()
+    assert cluster.workers[name].wait(60) == 0 and not (settings.figures / "results").exists()
