@@ -121,13 +121,15 @@ def test_other_code_is_refused(cluster, monkeypatch):
     with pytest.raises(SmprError, match="code is .* there, mine here"): run_on_scheduler([PSM], "smoke", cluster.address)
 
 
-def test_interrupted_call(cluster, tmp_path):
+def test_interrupted_call(cluster, tmp_path, request):
     "Ctrl-C ends the call and, a moment later, the run on the worker."
     name = next(iter(cluster.workers))
     env = os.environ | {"SMPR_RUNS": str(tmp_path / "runs"), "SMPR_FIGURES": str(tmp_path / "figures"), "PYTHONPATH": str(ROOT)}
     earlier = set(cluster.runs(name).glob("rows/*/smpr-table1-psm-*"))
-    call = subprocess.Popen([sys.executable, "-m", "smpr.cli", "reproduce", "table2", "--scale", "smoke", "--steps", "5000", "--scheduler", cluster.address],
+    program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from smpr.cli import main; sys.exit(main())"      # tests may run in the background, where SIGINT is ignored
+    call = subprocess.Popen([sys.executable, "-c", program, "reproduce", "table2", "--scale", "smoke", "--steps", "5000", "--scheduler", cluster.address],
                             cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    request.addfinalizer(call.kill)
     folder = wait_for(lambda: next((f for f in cluster.runs(name).glob("rows/*/smpr-table1-psm-*/1") if f.parent not in earlier), None), "the row to begin")
     log = PSM.executed("smoke", folder / "runs").with_suffix(".log")
     wait_for(lambda: log.exists() and "it" in log.read_text(), "the row to work")
