@@ -132,7 +132,7 @@ def torchrun(machines: int, run: Path, coco: Path, steps: int) -> list[subproces
     flags = {"model.backbone": "resnet18", "model.width": 16, "model.norm_groups": 4, "model.heatmap_width": 16, "model.tower_depth": 1, "data.short": 96, "data.long": 160,
              "data.crop": 96, "test.short": 96, "test.long": 160, "train.batch": 4, "train.steps": 4, "train.bf16": "false", "train.lr": .002}
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(machines), "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}",
-               "--rdzv-id", "coco", "--local-addr", "127.0.0.1", "-m", "smpr.cli", "train", "--preset", "code", "--run", str(run), "--steps", str(steps), "--device", "cpu",
+               "--rdzv-id", "coco", "--local-addr", "127.0.0.1", "-m", "--", "smpr.cli", "train", "--preset", "code", "--run", str(run), "--steps", str(steps), "--device", "cpu",
                "--images", str(coco / "train2017"), "--annotations", str(coco / "annotations/person_keypoints_train2017.json"), *(str(w) for k, v in flags.items() for w in (f"--{k}", v))]
     env = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "SMPR_WORKERS": "0"}
     started = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(machines)]
