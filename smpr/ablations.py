@@ -7,8 +7,8 @@ __all__ = ['PAPER_TABLE1', 'SECTIONS', 'DENSE_ROWS', 'Row', 'row_config', 'Scale
            'apply_parameters', 'FrozenFeatures', 'backbone_maps', 'freeze_features', 'view_sample', 'test_sample',
            'head_losses', 'HeadState', 'sample_picks', 'head_step', 'train_head', 'kept_looks', 'picture_looks',
            'start_state', 'code_state', 'environment', 'row_sets', 'Run', 'run_row', 'multi_scale_metrics',
-           'feature_files', 'frozen_sets', 'state_key', 'record_path', 'beside', 'write_record', 'made_here',
-           'load_records', 'state_of_reproduction', 'prepare_features']
+           'feature_files', 'frozen_sets', 'state_key', 'record_path', 'beside', 'write_record', 'mark_made',
+           'made_here', 'load_records', 'state_of_reproduction', 'prepare_features']
 
 # %% ../nbs/appendix/ablations.ipynb #464475c3
 import hashlib
@@ -466,13 +466,18 @@ def write_record(record: dict, figures: Path, findings: Findings | None = None, 
         record = record | {"detections": write_detections(beside(record, figures, "detections"), findings.results, limit)}
         if findings.dense: findings.dense.write(beside(record, figures, "dense"))
     path = atomic_write(record_path(record, figures), json.dumps(record, indent=1) + "\n")
-    if runs is not None: atomic_write(_mark(path, runs), hashlib.sha256(path.read_bytes()).hexdigest())
+    if runs is not None: mark_made(path, runs)
     return path
 
 # %% ../nbs/appendix/ablations.ipynb #13ce9c57
 def _mark(path: Path, runs: Path) -> Path:
     "Where a checkout remembers the fingerprint of the record at `path` that it made."
     return runs / "records" / f"{path.parent.name}-{path.stem}.sha256"
+
+# %% ../nbs/appendix/ablations.ipynb #ac8b5c2f
+def mark_made(path: Path, runs: Path) -> None:
+    "Remember that this checkout made the record at `path`."
+    atomic_write(_mark(path, runs), hashlib.sha256(path.read_bytes()).hexdigest())
 
 # %% ../nbs/appendix/ablations.ipynb #5555672b
 def made_here(path: Path, runs: Path) -> bool:

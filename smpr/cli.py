@@ -307,7 +307,7 @@ def run_reproduce(a: argparse.Namespace) -> int:
     "smpr reproduce: run a table's missing rows, then build it."
     from smpr.reproduction import Trial, reproduce
     trial = Trial(a.steps, a.batch, a.images, a.annotations, a.val_images, a.val_annotations)
-    return 1 if reproduce(a.table, a.scale or load_settings().scale, a.seeds, a.jobs, trial) else 0
+    return 1 if reproduce(a.table, a.scale or load_settings().scale, a.seeds, a.jobs, trial, a.scheduler) else 0
 
 # %% ../nbs/appendix/command.ipynb #e71b8238
 def run_info(a: argparse.Namespace) -> int:
@@ -348,7 +348,7 @@ EXAMPLES = {"predict": "smpr predict holiday.jpg photos/ 'more/*.png' clip.mp4 -
             "convert": "smpr convert epoch_100.pth smpr_r50.safetensors --kind resnet50_pafpn",
             "data": "smpr data coco --root data/coco    or    smpr data check --images DIR --annotations FILE",
             "render": "smpr render people --count 1000 --size 320x240 --seed 1 --workers 2 --motion 0.3",
-            "reproduce": "smpr reproduce table1 --scale mini --seeds 1 --jobs 2", "info": "smpr info"}
+            "reproduce": "smpr reproduce table1 --scale mini --seeds 1 --jobs 2    or    smpr reproduce table1 --scheduler tcp://HOST:8786", "info": "smpr info"}
 
 # %% ../nbs/appendix/command.ipynb #5e1eb65c
 def make_parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -393,10 +393,11 @@ def _add_run_flags(add: dict[str, argparse.ArgumentParser]) -> None:
     for flag, old, text in (("--count", 100, "how many pictures"), ("--workers", 1, "processes; the files are the same for any number")): add["render"].add_argument(flag, type=int, default=old, help=text)
     add["render"].add_argument("--size", help="width and height in px, for instance 320x240, the default")
     add["render"].add_argument("--seed", type=int, default=0, help="same seed, same bytes")
-    add["reproduce"].add_argument("table", nargs="?", default="table1")
-    add["reproduce"].add_argument("--scale", choices=("smoke", "mini", "gpu", "coco"))
-    add["reproduce"].add_argument("--seeds", type=int, default=1)
-    add["reproduce"].add_argument("--jobs", type=int)
+    add["reproduce"].add_argument("table", nargs="?", default="table1", help="table1, table2, table3, figure6, deviations or all")
+    add["reproduce"].add_argument("--scale", choices=("smoke", "mini", "gpu", "coco"), help="size of the experiment; default: settings.ini")
+    add["reproduce"].add_argument("--seeds", type=int, default=1, help="how often each row of Table I is run")
+    add["reproduce"].add_argument("--jobs", type=int, help="rows at a time on this machine")
+    add["reproduce"].add_argument("--scheduler", metavar="ADDRESS", help="let the workers of this dask scheduler run the rows, for instance tcp://HOST:8786 (needs smpr[dask])")
     for flag, text in (("--steps", "training steps of every run; records of such a trial go to runs/trial"), ("--batch", "pictures a step, likewise")): add["reproduce"].add_argument(flag, type=int, help=text)
     for flag in ("--images", "--annotations", "--val-images", "--val-annotations"): add["reproduce"].add_argument(flag, help="another COCO-format set, likewise")
 

@@ -4,24 +4,39 @@
 
 # %% auto #0
 __all__ = ['FIGURE6', 'TABLES', 'BUILDS', 'Job', 'figure6_job', 'deviations', 'deviation_jobs', 'table3_jobs', 'plan', 'Progress',
-           'notebook', 'follow_starter', 'run_notebook', 'run_jobs', 'build', 'Trial', 'reproduce']
+           'notebook', 'alive', 'follow_starter', 'stop_unwanted', 'run_notebook', 'run_job', 'run_jobs', 'Trial',
+           'code_fingerprint', 'facts', 'differences', 'machine', 'locked', 'free_folder', 'Vanished', 'still_wanted',
+           'make_row', 'row_on_worker', 'connect', 'meet_workers', 'News', 'keep_row', 'task_key', 'run_on_scheduler',
+           'build', 'reproduce']
 
-# %% ../nbs/appendix/reproduction.ipynb #0506db39
+# %% ../nbs/appendix/reproduction.ipynb #729bcaf0
+import asyncio
 import hashlib
 import json
+import logging
 import os
+import platform
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import IO
+
+import torch
 
 import smpr
-from .ablations import Row, apply_parameters, made_here, make_scale, prepare_features, record_path, row_config
+from .ablations import Row, apply_parameters, beside, environment, made_here, make_scale, mark_made, prepare_features, record_path, row_config
+from .full_training import file_digest
 from .representation import Variant
-from .settings import Settings, SmprError, load_settings
+from .settings import Settings, SmprError, atomic_write, load_settings
 from .training import Config
 
 # %% ../nbs/appendix/reproduction.ipynb #2854e551
@@ -34,9 +49,23 @@ class Job:
     parameters: tuple[tuple[str, object], ...] = ()  # further parameters of run.ipynb
     seed: int = 0
 
+    @property
+    def label(self) -> str:
+        "What its lines of progress begin with."
+        return f"{self.experiment} {self.name} s{self.seed}"
+
+    def files(self, scale: str, figures: Path) -> dict[str, Path]:
+        "Where its record is, or will be, and what lies beside it."
+        about = {"experiment": self.experiment, "row": self.name, "scale": scale, "seed": self.seed}
+        return {"record": record_path(about, figures)} | {kind: beside(about, figures, kind) for kind in ("detections", "dense")}
+
     def record(self, scale: str, figures: Path) -> Path:
         "Where its record is, or will be."
-        return record_path({"experiment": self.experiment, "row": self.name, "scale": scale, "seed": self.seed}, figures)
+        return self.files(scale, figures)["record"]
+
+    def executed(self, scale: str, runs: Path) -> Path:
+        "Where the notebook goes that made it; its output lies beside it as .log."
+        return runs / "notebooks" / self.experiment / f"{self.name}-{scale}-s{self.seed}.ipynb"
 
     def values(self, scale: str) -> dict:
         "All parameters for run.ipynb."
@@ -126,11 +155,19 @@ class Progress:
     def update(self, label: str, percent: int, more: str = "") -> None:
         "A run has come so far."
         with self.lock:
+            if self.share.get(label) == 100: return              # a late line of a run that has ended
             self.share[label] = min(percent, 99)
             step = 1 if self.terminal else self.every
             if percent < self.shown.get(label, -step) + step: return
             self.shown[label] = percent // step * step
             self._show(f"{label:24} {percent:3d} %  {more}")
+
+    def again(self, label: str, why: str) -> None:
+        "A run was lost and begins anew."
+        with self.lock:
+            self.share[label] = 0
+            self.shown.pop(label, None)
+            self._show(f"{label:24} again: {why}", end="\n")
 
     def finish(self, label: str, failed: str = "") -> None:
         "A run has ended."
@@ -151,63 +188,72 @@ def notebook(name: str) -> Path:
     if not path.exists(): raise SmprError(f"{path}: no such notebook; reproducing tables needs a clone of the project, not only the package")
     return path
 
-# %% ../nbs/appendix/reproduction.ipynb #ee13df4b
+# %% ../nbs/appendix/reproduction.ipynb #f9dc52da
+def alive(pid: int) -> bool:
+    "Whether a process works; one that has ended but was not collected by its parent (a zombie) does not."
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError: return False
+    except OSError: return True                          # somebody else's, or a system without /proc
+
+# %% ../nbs/appendix/reproduction.ipynb #34fd45b5
 def follow_starter(every: float = 1.0) -> threading.Thread | None:
-    "End this process when the process that SMPR_STARTER names is gone; without the variable do nothing."
-    starter = os.environ.get("SMPR_STARTER", "")
+    "End this process when its parent or the process that SMPR_STARTER names is gone; without the variable do nothing."
+    starter, parent = os.environ.get("SMPR_STARTER", ""), os.getppid()
     if not starter.isdigit(): return None
     def watch() -> None:
-        while True:
-            time.sleep(every)
-            try: os.kill(int(starter), 0)
-            except ProcessLookupError: os._exit(1)
-            except PermissionError: return
+        while os.getppid() == parent and alive(int(starter)): time.sleep(every)
+        os._exit(1)
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     return thread
 
-# %% ../nbs/appendix/reproduction.ipynb #3e47e8d8
-def run_notebook(source: Path, out: Path, parameters: dict, threads: int = 1, line=lambda text: None, settings: Settings | None = None) -> int:
-    "Run a notebook by papermill in a process of its own, with its own folders if `settings` are given; `line` is called with every line of its output; returns the exit code."
+# %% ../nbs/appendix/reproduction.ipynb #9d35b568
+def stop_unwanted(process: subprocess.Popen, wanted: Callable[[], bool], every: float = 1.0, patience: float = 10.0) -> None:
+    "Wait for a process, and end it when nobody wants it any more."
+    while process.poll() is None and wanted(): time.sleep(every)
+    process.terminate()                                  # does nothing to a process that has ended
+    try: process.wait(patience)
+    except subprocess.TimeoutExpired: process.kill()
+
+# %% ../nbs/appendix/reproduction.ipynb #6c901e89
+def run_notebook(source: Path, out: Path, parameters: dict, threads: int = 1, line: Callable[[str], None] = lambda text: None,
+                 settings: Settings | None = None,                # its own folders
+                 wanted: Callable[[], bool] | None = None,        # asked once a second; when it says no, the run is ended
+                 held: tuple[int, ...] = ()                       # open files that the run keeps open, for their locks
+                 ) -> int:
+    "Run a notebook by papermill in a process of its own; `line` is called with every line of its output; returns the exit code."
     command = [sys.executable, "-m", "papermill", str(source), str(out), "--log-output", "--no-progress-bar", "--log-level", "INFO", "-k", "python3"]
     for name, value in parameters.items(): command += ["-p", name, str(value)]
     out.parent.mkdir(parents=True, exist_ok=True)
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "MPLBACKEND": "Agg", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "SMPR_STARTER": str(os.getpid())}
     if settings: env |= {"SMPR_FIGURES": str(settings.figures), "SMPR_RUNS": str(settings.runs)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1, env=env)
-    with out.with_suffix(".log").open("w") as log:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1, env=env, pass_fds=held)
+    if wanted: threading.Thread(target=stop_unwanted, args=(process, wanted), daemon=True).start()
+    with out.with_suffix(".log").open("w", buffering=1) as log:       # whoever looks sees whole lines at once
         for text in process.stdout:                      # text mode turns tqdm's carriage returns into lines
             log.write(text)
             line(text)
     return process.wait()
 
-# %% ../nbs/appendix/reproduction.ipynb #f3322133
-BUILDS = {"table1": ("table1", "figure1", "figure4", "figure5", "figure7", "figure8"), "table2": ("table2",), "table3": ("table3",),
-          "figure6": ("figure6",), "deviations": ("deviations",)}     # notebooks that can be built when a table's runs are there
+# %% ../nbs/appendix/reproduction.ipynb #659e1d77
+def run_job(job: Job, scale: str, threads: int, extra: dict, settings: Settings, line: Callable[[str], None] = lambda text: None, **more) -> int:
+    "Run one job with the parameters `extra`, below the folders of `settings`; `more` goes to `run_notebook`. Returns 0 when its record was made."
+    code = run_notebook(notebook("run"), job.executed(scale, settings.runs), job.values(scale) | extra, threads, line, settings, **more)
+    if code == 0 and not job.record(scale, settings.figures).exists(): code = 1
+    if code == 0: (settings.runs / job.experiment / f"{job.name}-{scale}-s{job.seed}" / "state.pt").unlink(missing_ok=True)
+    return code
 
 # %% ../nbs/appendix/reproduction.ipynb #76108964
 def run_jobs(todo: list[Job], scale: str, jobs: int, threads: int, extra: dict | None = None, settings: Settings | None = None) -> list[Job]:
     "Run jobs side by side, all with the parameters `extra`; returns those that failed."
     settings, progress = settings or load_settings(), Progress(len(todo), jobs, terminal=sys.stdout.isatty())
     def one(job: Job) -> bool:
-        label = f"{job.experiment} {job.name} s{job.seed}"
-        out = settings.runs / "notebooks" / job.experiment / f"{job.name}-{scale}-s{job.seed}.ipynb"
-        code = run_notebook(notebook("run"), out, job.values(scale) | (extra or {}), threads, lambda text: progress.read(label, text), settings)
-        failed = code != 0 or not job.record(scale, settings.figures).exists()
-        progress.finish(label, f"see {out.with_suffix('.log')}" if failed else "")
-        if not failed: (settings.runs / job.experiment / f"{job.name}-{scale}-s{job.seed}" / "state.pt").unlink(missing_ok=True)
+        failed = run_job(job, scale, threads, extra or {}, settings, partial(progress.read, job.label)) != 0
+        progress.finish(job.label, f"see {job.executed(scale, settings.runs).with_suffix('.log')}" if failed else "")
         return failed
     with ThreadPoolExecutor(jobs) as pool: return [j for j, failed in zip(todo, pool.map(one, todo)) if failed]
-
-# %% ../nbs/appendix/reproduction.ipynb #1042e155
-def build(table: str, scale: str, settings: Settings | None = None) -> list[str]:
-    "Build the tables and figures of a table from the records there are; returns the notebooks that failed."
-    settings, failed = settings or load_settings(), []
-    for name in [n for t in (TABLES if table == "all" else (table,)) for n in BUILDS[t]]:
-        out = settings.runs / "notebooks" / f"{name}-{scale}.ipynb"
-        if run_notebook(notebook(name), out, {"scale": scale}, settings=settings): failed.append(name)
-        print(f"{name}: {'failed, see ' + str(out.with_suffix('.log')) if name in failed else settings.figures / name}", flush=True)
-    return failed
 
 # %% ../nbs/appendix/reproduction.ipynb #e5d259c0
 @dataclass(frozen=True)
@@ -239,17 +285,228 @@ class Trial:
         folder = usual.runs / "trial" / hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:8]
         return replace(usual, figures=folder / "figures", runs=folder / "runs")
 
-# %% ../nbs/appendix/reproduction.ipynb #6a46ddf1
-def reproduce(table: str = "table1", scale: str = "mini", seeds: int = 1, jobs: int | None = None, trial: Trial | None = None) -> int:
+# %% ../nbs/appendix/reproduction.ipynb #5d77f913
+def code_fingerprint(root: Path, book: Path) -> str:
+    "Hash of the package at `root` (code and weights) and of the code cells of a notebook."
+    out = hashlib.sha256()
+    for p in sorted(p for p in root.rglob("*") if p.is_file() and (p.suffix == ".py" or p.parent.name == "assets")): out.update(p.relative_to(root).as_posix().encode() + p.read_bytes())
+    for cell in json.loads(book.read_text())["cells"]:
+        if cell["cell_type"] == "code": out.update("".join(cell["source"]).encode())
+    return out.hexdigest()[:12]
+
+# %% ../nbs/appendix/reproduction.ipynb #e539af02
+def facts(scale: str, extra: dict | None = None) -> dict[str, str]:
+    "What must be equal on two machines for their rows to stand in one table. Raises SmprError."
+    settings, coco = load_settings(), make_scale(scale).coco
+    out = {"code": code_fingerprint(Path(smpr.__file__).resolve().parent, notebook("run"))}
+    out |= {name: v.partition("+")[0] for name, v in environment()["versions"].items() if name != "python"}
+    for split in ("train", "val"):
+        if (extra or {}).get("images" if split == "train" else "val_images"): continue              # the call names another set
+        file = settings.coco / f"annotations/person_keypoints_{split}2017.json" if coco else settings.data / split / "person_keypoints.json"
+        out[f"{split} annotations"] = file_digest(file)[:12] if file.exists() else "missing"
+    return out
+
+# %% ../nbs/appendix/reproduction.ipynb #772e52b5
+def differences(ours: dict[str, str], theirs: dict[str, str]) -> str:
+    "What two machines disagree about, in words; empty when their rows can stand in one table."
+    return ", ".join(f"{k} is {theirs.get(k)} there, {v} here" for k, v in ours.items() if theirs.get(k) != v)
+
+# %% ../nbs/appendix/reproduction.ipynb #1bd998c5
+def machine() -> str:
+    "A name for this machine."
+    return f"{platform.node() or 'machine'}-{uuid.getnode():012x}"
+
+# %% ../nbs/appendix/reproduction.ipynb #d64ace37
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[IO | None]:
+    "Hold the lock of a file; None without `wait` where somebody else holds it, and on a disk that knows no locks."
+    import fcntl                                         # not on Windows, which has no part in this
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try: fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError: file = None
+        yield file
+
+# %% ../nbs/appendix/reproduction.ipynb #8ce41f87
+@contextmanager
+def free_folder(base: Path, patience: float = 10.0) -> Iterator[tuple[Path, tuple[int, ...]]]:
+    "The first of base/1 ... base/9 in which no run works, and its open lock; the first is worth waiting for. Where all look taken, a new one."
+    end, n = time.monotonic() + patience, 1
+    while n < 10:
+        with locked(base / str(n) / "lock", wait=False) as lock:
+            if lock:
+                yield base / str(n), (lock.fileno(),)
+                return
+        if time.monotonic() < end: time.sleep(0.2)
+        else: n += 1
+    yield Path(tempfile.mkdtemp(dir=base)), ()
+
+# %% ../nbs/appendix/reproduction.ipynb #4690b53d
+class Vanished(Exception):
+    "A run's process ended without a word; another try may do better."
+
+# %% ../nbs/appendix/reproduction.ipynb #a1cce73c
+def still_wanted(worker, key: str) -> bool:
+    "Whether a dask worker still has a task to run for somebody."
+    task = worker.state.tasks.get(key)
+    return worker.status.name in ("running", "paused") and task is not None and task.state in ("executing", "long-running")
+
+# %% ../nbs/appendix/reproduction.ipynb #363425e2
+def make_row(job: Job, scale: str, extra: dict, base: Path, threads: int, line: Callable[[str], None], wanted: Callable[[], bool]) -> dict:
+    "Run a job in a folder below `base`, or find it finished there; returns its files as bytes, and its log when it failed. Raises Vanished."
+    cache, size = load_settings().runs / "cache", make_scale(scale)
+    done, out = next((f for f in base.glob("*") if made_here(job.record(scale, f / "figures"), f / "runs")), None), {"failed": False}
+    if not done:
+        if size.frozen_features and not extra.get("images"):
+            torch.set_num_threads(threads)
+            with locked(cache / "lock"): prepare_features(size, cache=cache)
+        with free_folder(base) as (done, lock):
+            own = replace(load_settings(), figures=done / "figures", runs=done / "runs")
+            out["failed"] = bool(code := run_job(job, scale, threads, extra | {"cache": str(cache)}, own, line, wanted=wanted, held=lock))
+    page = job.executed(scale, done / "runs")
+    out |= {"log": page.with_suffix(".log").read_text(), "page": page.read_bytes() if page.exists() else b""}
+    if out["failed"] and (code < 0 or "DeadKernelError" in out["log"]): raise Vanished(f"{job.label}: its process vanished (memory?)")
+    return out if out["failed"] else out | {k: p.read_bytes() for k, p in job.files(scale, done / "figures").items() if p.exists()}
+
+# %% ../nbs/appendix/reproduction.ipynb #d2f96b35
+def row_on_worker(job: Job, scale: str, extra: dict, ours: dict[str, str], places: dict[str, int]) -> dict:
+    "The task that a dask worker runs: `make_row`, if code and data are `ours`; `places` counts the rows that each machine runs at a time."
+    from distributed import get_worker
+    worker, last = get_worker(), [0.0]
+    key = worker.get_current_task()
+    worker.log_event(key, {"began": f"{machine()} {worker.address}"})
+    if wrong := differences(ours, facts(scale, extra)): return {"failed": True, "log": f"worker {worker.address}: {wrong}", "page": b""}
+    def line(text: str) -> None:
+        if "%|" in text and time.monotonic() > last[0] + 1:
+            last[0] = time.monotonic()
+            worker.log_event(key, {"line": text})
+    threads = max((os.cpu_count() or 1) // places.get(worker.address.rpartition(":")[0], 1), 1)
+    return make_row(job, scale, extra, load_settings().runs / "rows" / machine() / key, threads, line, lambda: still_wanted(worker, key))
+
+# %% ../nbs/appendix/reproduction.ipynb #90e9fba6
+def connect(address: str, timeout: float = 10.0):
+    "A client of the dask scheduler at `address`. Raises SmprError."
+    try: from distributed import Client
+    except ImportError: raise SmprError("--scheduler needs the package 'distributed'; pip install 'smpr[dask]'") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)         # what matters of it we say in one line
+    try: return Client(address, timeout=timeout, set_as_default=False)
+    except (OSError, ValueError) as e:
+        raise SmprError(f"--scheduler {address}: no dask scheduler answers there ({e or type(e).__name__}); start one with `dask scheduler` and give the address it prints, like tcp://HOST:8786") from None
+
+# %% ../nbs/appendix/reproduction.ipynb #605a8a29
+def meet_workers(client, scale: str, extra: dict | None = None) -> dict[str, str]:
+    "The facts that all workers of a scheduler share with us. Raises SmprError when there are none, or one is different."
+    async def ask() -> dict[str, str]:                   # in a thread: a worker that imports torch in its event loop looks dead
+        def look() -> dict[str, str]:
+            from smpr.reproduction import facts
+            return facts(scale, extra)
+        return await asyncio.to_thread(look)
+    ours, found, where = facts(scale, extra), client.run(ask, on_error="return"), client.scheduler.address
+    if not found: raise SmprError(f"--scheduler {where}: no worker is there; start one on each machine, in its clone of the project: dask worker {where} --nthreads 1")
+    for worker, theirs in found.items():
+        if isinstance(theirs, Exception): raise SmprError(f"worker {worker}: cannot run rows ({theirs}); install this version of smpr there, from a clone of the project")
+        ours |= {k: v for k, v in theirs.items() if ours.get(k) == "missing"}              # pictures that only workers need
+        if wrong := differences(ours, theirs): raise SmprError(f"worker {worker}: {wrong}; bring it to the same state, or stop it, and call again")
+    lacking = [k for k, v in ours.items() if v == "missing"]
+    if lacking: raise SmprError(f"worker {next(iter(found))}: {lacking[0]} are missing; see [paths] in its settings.ini")
+    return ours
+
+# %% ../nbs/appendix/reproduction.ipynb #b28d90af
+@dataclass
+class News:
+    "What workers tell: for the reader one line a run, for later one line an event in `file`."
+    progress: Progress
+    file: Path
+    seen: dict = field(default_factory=dict)        # label: where it began last
+
+    def note(self, label: str, event: str, **more) -> None:
+        "Append an event."
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a") as f: f.write(json.dumps({"time": round(time.time(), 1), "row": label, "event": event} | more) + "\n")
+
+    def hear(self, label: str, event: tuple) -> None:
+        "Take an event of the scheduler: its time and what a worker said."
+        said = event[1]
+        if "line" in said: return self.progress.read(label, said["line"])
+        if label in self.seen: self.progress.again(label, f"lost on {self.seen[label]}, now on {said['began']}")
+        self.seen[label] = said["began"]
+        self.note(label, "began", where=said["began"])
+
+    def end(self, label: str, failed: str) -> None:
+        "A run has ended."
+        self.note(label, "failed" if failed else "done", where=self.seen.get(label, ""))
+        self.progress.finish(label, failed)
+
+# %% ../nbs/appendix/reproduction.ipynb #acc500d9
+def keep_row(job: Job, scale: str, result: dict, settings: Settings) -> str:
+    "Write what a worker handed over, the record last, and only if this checkout has made none meanwhile; returns why there is none."
+    page, files = job.executed(scale, settings.runs), job.files(scale, settings.figures)
+    atomic_write(page.with_suffix(".log"), result["log"])
+    if result["page"]: atomic_write(page, result["page"])
+    if result["failed"]: return f"see {page.with_suffix('.log')}"
+    if made_here(files["record"], settings.runs): return ""
+    for kind in ("detections", "dense", "record"):
+        if kind in result: atomic_write(files[kind], result[kind])
+    mark_made(files["record"], settings.runs)
+    return ""
+
+# %% ../nbs/appendix/reproduction.ipynb #3c112dc8
+def task_key(job: Job, scale: str, extra: dict, ours: dict[str, str]) -> str:
+    "The name under which a scheduler knows a row: it changes with everything that the numbers depend on."
+    content = json.dumps([job.values(scale), extra, ours], sort_keys=True, default=str)
+    return f"smpr-{job.experiment}-{job.name}-{scale}-s{job.seed}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+# %% ../nbs/appendix/reproduction.ipynb #e3d221c7
+def run_on_scheduler(todo: list[Job], scale: str, address: str, extra: dict | None = None, settings: Settings | None = None, timeout: float = 10.0) -> list[Job]:
+    "Let the workers of a dask scheduler run jobs, all with the parameters `extra`; returns those that failed. Raises SmprError."
+    settings, extra, failed = settings or load_settings(), extra or {}, []
+    with closing(connect(address, timeout)) as client:
+        from distributed import as_completed
+        ours, places = meet_workers(client, scale, extra), {}
+        for worker, threads in client.nthreads().items(): places[host] = places.get(host := worker.rpartition(":")[0], 0) + threads
+        print(f"{sum(places.values())} at a time; workers: {len(client.nthreads())}, machines: {len(places)}", flush=True)
+        news, futures = News(Progress(len(todo), sum(places.values()), terminal=sys.stdout.isatty()), settings.runs / "rows.jsonl"), {}
+        try:
+            for job in todo:
+                key = task_key(job, scale, extra, ours)
+                client.subscribe_topic(key, partial(news.hear, job.label))
+                futures[client.submit(row_on_worker, job, scale, extra, ours, places, key=key, retries=2)] = job
+            for future in as_completed(futures, loop=client.loop):
+                job, wrong = futures[future], future.exception()
+                news.end(job.label, why := f"{type(wrong).__name__}: {wrong}" if wrong else keep_row(job, scale, future.result(), settings))
+                if why: failed.append(job)
+        except CancelledError: raise SmprError(f"--scheduler {address}: it is gone, or somebody took the rows back; what was finished is kept, call again to go on") from None
+        finally: client.cancel([f for f in futures if not f.done()])
+    return failed
+
+# %% ../nbs/appendix/reproduction.ipynb #f3322133
+BUILDS = {"table1": ("table1", "figure1", "figure4", "figure5", "figure7", "figure8"), "table2": ("table2",), "table3": ("table3",),
+          "figure6": ("figure6",), "deviations": ("deviations",)}     # notebooks that can be built when a table's runs are there
+
+# %% ../nbs/appendix/reproduction.ipynb #1042e155
+def build(table: str, scale: str, settings: Settings | None = None) -> list[str]:
+    "Build the tables and figures of a table from the records there are; returns the notebooks that failed."
+    settings, failed = settings or load_settings(), []
+    for name in [n for t in (TABLES if table == "all" else (table,)) for n in BUILDS[t]]:
+        out = settings.runs / "notebooks" / f"{name}-{scale}.ipynb"
+        if run_notebook(notebook(name), out, {"scale": scale}, settings=settings): failed.append(name)
+        print(f"{name}: {'failed, see ' + str(out.with_suffix('.log')) if name in failed else settings.figures / name}", flush=True)
+    return failed
+
+# %% ../nbs/appendix/reproduction.ipynb #c380c068
+def reproduce(table: str = "table1", scale: str = "mini", seeds: int = 1, jobs: int | None = None, trial: Trial | None = None,
+              scheduler: str | None = None         # address of a dask scheduler whose workers do the runs; None: this machine
+              ) -> int:
     "Run what this checkout has not run yet, then build tables and figures; returns how many runs and notebooks failed. Raises SmprError."
+    if jobs is not None and (scheduler or jobs < 1): raise SmprError(f"--jobs {jobs}: {'how many rows run at a time is up to the workers of --scheduler; leave it out' if scheduler else 'give 1 or more'}")
     trial = trial or Trial()
     size, settings, wanted = make_scale(scale), trial.settings(load_settings()), plan(table, scale, seeds)
     jobs = jobs or (min(os.cpu_count() or 1, 2) if size.frozen_features else 1)
-    if jobs < 1: raise SmprError(f"jobs is {jobs}; give 1 or more")
     todo = [j for j in wanted if not made_here(j.record(scale, settings.figures), settings.runs)][::-1]     # the longest rows come last in a table: first here, so that no core waits at the end
-    print(f"{table} at scale {scale} ({size.cost}): {len(todo)} runs to do, {len(wanted) - len(todo)} done, {jobs} at a time", flush=True)
-    if todo and size.frozen_features and not trial.images: prepare_features(size, cache=settings.runs / "cache")
-    failed = run_jobs(todo, scale, jobs, max((os.cpu_count() or 1) // jobs, 1), trial.parameters(), settings)
+    print(f"{table} at scale {scale} ({size.cost}): {len(todo)} runs to do, {len(wanted) - len(todo)} done, {f'by {scheduler}' if scheduler else f'{jobs} at a time'}", flush=True)
+    if todo and size.frozen_features and not trial.images and not scheduler: prepare_features(size, cache=settings.runs / "cache")
+    if scheduler: failed = run_on_scheduler(todo, scale, scheduler, trial.parameters(), settings) if todo else []
+    else: failed = run_jobs(todo, scale, jobs, max((os.cpu_count() or 1) // jobs, 1), trial.parameters(), settings)
     broken = build(table, scale, settings)
     for name in [n for t in (TABLES if table == "all" else (table,)) for n in BUILDS[t][:1]]:
         text = settings.figures / name / f"{name}-{scale}.md"

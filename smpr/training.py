@@ -519,6 +519,8 @@ def open_run(run: Path, config: Config, train_set: PoseSet, state: TrainState, r
     if saved:
         was = load_checkpoint(saved, state, config).get("pictures", len(train_set))
         if was != len(train_set): raise SmprError(f"{run}: was trained on {was} pictures, {train_set.annotations} lists {len(train_set)}; give the same set or another run folder")
+    mean = over_ranks(torch.tensor(float(state.step), dtype=torch.float64, device=state.net.mean.device)).item()
+    if mean != state.step: raise SmprError(f"{run}: is at step {state.step} for this process and not for all; when several machines train, the run folder must be on a disk that all of them see")
     if rank: return
     try: run.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise SmprError(f"{run}: cannot be made ({e.strerror or e}); choose another run folder") from None

@@ -444,8 +444,8 @@ def test_reproduce(smpr, monkeypatch):
     monkeypatch.setattr("smpr.reproduction.reproduce", lambda *a: asked.append(a) or len(asked) - 1)
     smpr("reproduce", "table1", "--scale", "smoke", "--seeds", "2", "--jobs", "1")
     smpr("reproduce", "table1", "--scale", "smoke", code=1)                    # a row failed
-    smpr("reproduce", "table2", "--scale", "coco", "--steps", "2", "--batch", "1", code=1)
-    assert asked == [("table1", "smoke", 2, 1, Trial()), ("table1", "smoke", 1, None, Trial()), ("table2", "coco", 1, None, Trial(2, 1))]
+    smpr("reproduce", "table2", "--scale", "coco", "--steps", "2", "--batch", "1", "--scheduler", "tcp://here:8786", code=1)
+    assert asked == [("table1", "smoke", 2, 1, Trial(), None), ("table1", "smoke", 1, None, Trial(), None), ("table2", "coco", 1, None, Trial(2, 1), "tcp://here:8786")]
     monkeypatch.undo()
     assert "--steps 0" in smpr("reproduce", "--steps", "0", code=2) and "give both" in smpr("reproduce", "--images", "x", code=2)
     assert "table9" in smpr("reproduce", "table9", code=2)

@@ -2,6 +2,7 @@
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
 
+from smpr.data import load_set
 from smpr.full_training import COCO_PARTS, check_coco, coco_config, coco_set, download_coco, fetch
 from smpr.settings import SmprError
 from smpr.training import Config, read_log, train
@@ -120,6 +122,43 @@ def test_another_number_of_processes_may_resume(two, one, coco):
     for run in (one, two[1]): train(miniature(), coco_set(coco), run, workers=0, device="cpu", progress=False)
     a, b = (load_file(run / "last" / "model.safetensors") for run in (one, two[1]))
     assert all((a[k] - b[k]).abs().max() < 1e-5 for k in a)
+
+
+def torchrun(machines: int, run: Path, coco: Path, steps: int) -> list[subprocess.CompletedProcess]:
+    "The command line of chapter 12 on so many machines, all of them this one: each a torchrun with one process."
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    flags = {"model.backbone": "resnet18", "model.width": 16, "model.norm_groups": 4, "model.heatmap_width": 16, "model.tower_depth": 1, "data.short": 96, "data.long": 160,
+             "data.crop": 96, "test.short": 96, "test.long": 160, "train.batch": 4, "train.steps": 4, "train.bf16": "false", "train.lr": .002}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(machines), "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}",
+               "--rdzv-id", "coco", "--local-addr", "127.0.0.1", "-m", "--", "smpr.cli", "train", "--preset", "code", "--run", str(run), "--steps", str(steps), "--device", "cpu",
+               "--images", str(coco / "train2017"), "--annotations", str(coco / "annotations/person_keypoints_train2017.json"), *(str(w) for k, v in flags.items() for w in (f"--{k}", v))]
+    env = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "SMPR_WORKERS": "0"}
+    started = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(machines)]
+    return [subprocess.CompletedProcess(command, p.wait(), out, err) for p, (out, err) in [(p, p.communicate(timeout=300)) for p in started]]
+
+
+def test_two_machines_meet_and_equal_one(coco, tmp_path):
+    "Two torchruns find each other at the rendezvous and train as one process does; one machine alone goes on from their checkpoint."
+    if not dist.is_available() or not dist.is_gloo_available(): pytest.skip("this torch has no gloo backend")
+    for machines in (2, 1):
+        done = torchrun(machines, tmp_path / str(machines), coco, 2)
+        assert [d.returncode for d in done] == [0] * machines, done[0].stderr[-3000:]
+        assert sum('"step": 2' in d.stdout for d in done) == 1                        # one of them speaks
+    a, b = (load_file(tmp_path / n / "last" / "model.safetensors") for n in "12")
+    assert all((a[k] - b[k]).abs().max() < 1e-5 for k in a)
+    assert '"step": 4, "steps": 2' in torchrun(1, tmp_path / "2", coco, 4)[0].stdout
+
+
+def test_machines_must_see_the_same_run(tmp_path, monkeypatch):
+    "A process that found no checkpoint while another did says so instead of waiting for ever."
+    from smpr import training
+    config = miniature()
+    state = training.make_state(config)
+    monkeypatch.setattr(training, "over_ranks", lambda t: (t + 250) / 2)              # the other one is at step 250
+    poses = load_set(PEOPLE / "val" / "images", PEOPLE / "val" / "person_keypoints.json")
+    with pytest.raises(SmprError, match="step 0 .* all of them see"): training.open_run(tmp_path / "run", config, poses, state)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
