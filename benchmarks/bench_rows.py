@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from bench_memory import DEFORM_CASES, deform_inputs, differentiate, torchvision_deform
-from timing import chapter_functions, in_fresh_process, matmul_peak, median_time, once, peak_mib, race
+from timing import chapter_functions, in_fresh_process, matmul_peak, median_time, peak_mib, race
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import keypointrcnn_resnet50_fpn
 
@@ -21,7 +21,7 @@ from smpr.ablations import HeadState, Row, frozen_sets, head_step, make_scale, r
 from smpr.aggregation import deform_conv
 from smpr.assignment import AssignConfig, Region, assign_regions, refinement_persons
 from smpr.data import PoseSet, load_set
-from smpr.inference import DecodeConfig, decode, load, soft_nms
+from smpr.inference import DecodeConfig, decode, soft_nms
 from smpr.losses import People, Predictions, Targets, heatmap_targets, stack_targets
 from smpr.model import SMPR, ModelConfig, NeckName, fold_norms
 from smpr.representation import decode_pose, level_locations, level_sizes, oks, pseudo_boxes
@@ -253,12 +253,6 @@ def loader_lines(device: torch.device, rounds: int) -> Iterator[Line]:
     large = replace(config, data=replace(config.data, short=800, long=1333, crop=800), train=replace(config.train, batch=8))
     each = rate(large, 0, 2) / 8
     yield Line("loading at 800 px, one worker", "one picture", each, None, None, 0.0, note=f"pictures of 320x240 enlarged; 12 workers give {12 / each:.0f} pictures/s; the GPU step it feeds is not run")
-
-
-def export_lines(device: torch.device, rounds: int) -> Iterator[Line]:
-    "The small network in ONNX Runtime beside PyTorch."
-    try: from smpr.export import open_exported, export_model
-    except ImportError: return
 
 
 SECTIONS = {"deform": deform_lines, "targets": target_lines, "nms": nms_lines, "inference": inference_lines, "limit": limit_lines, "step": step_lines}

@@ -218,12 +218,13 @@ def test_sample(poses: PoseSet, config: TestConfig) -> tuple[Callable, int]:
         return stream[i]
     return sample, len(poses)
 
-# %% ../nbs/appendix/ablations.ipynb #176c0c82
+# %% ../nbs/appendix/ablations.ipynb #0e14b8f8
 def head_losses(net: SMPR, frozen: FrozenFeatures, picks: list[int], config: Config) -> dict[str, Tensor]:
     "Losses of neck and head on kept features."
     device = net.mean.device
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.train.bf16):
-        pred = net.head(net.neck([m.to(device) for m in frozen.maps(picks)]))
+        maps = [m.to(device, torch.bfloat16 if config.train.bf16 else torch.float32) for m in frozen.maps(picks)]
+        pred = net.head(net.neck(maps))
     return compute_losses(pred, [frozen.people[i].to(device) for i in picks], net.sigmas, config.assign, config.loss)
 
 # %% ../nbs/appendix/ablations.ipynb #3fde36f4
