@@ -30,7 +30,7 @@ class Growth:
     linear_in: Callable[[int], float]      # what linear growth means: pixels for a side, else the value itself
 
 
-GROWTHS = {"inference": Growth("inference, one picture", "pixels", (192, 256, 384, 512, 768), lambda v: v * v),
+GROWTHS = {"inference": Growth("inference, one picture", "million pixels", (192, 256, 384, 512, 768), lambda v: v * v / 1e6),
            "persons": Growth("training step, 4 pictures", "persons a picture", (1, 4, 16, 64), float),
            "batch": Growth("training step", "pictures a step", (1, 2, 4, 8, 16), float),
            "keypoints": Growth("training step, 4 pictures", "keypoints K", (4, 17, 34, 68), float)}
@@ -95,7 +95,7 @@ def chart_growth(series: dict) -> Figure:
         g, values = GROWTHS[name], [p["value"] for p in s["points"]]
         for ax, quantity, unit in zip(column, ("seconds", "mib"), ("s", "MiB")):
             ax.plot([g.linear_in(v) for v in values], [p[quantity] for p in s["points"]], "o-")
-            ax.set(ylabel=f"{'time' if unit == 's' else 'peak memory'}, {unit}", ylim=(0, None), xlim=(0, None), xlabel=g.axis)
+            ax.set(ylabel=f"{'time' if unit == 's' else 'peak memory'}, {unit}", ylim=(0, 1.1 * max(p[quantity] for p in s["points"])), xlim=(0, None), xlabel=g.axis)
             ax.set_title(f"{g.what}\nexponent {s['slopes'][quantity]:.2f} over the last three", fontsize=8)
             ax.tick_params(labelsize=7)
     return fig
