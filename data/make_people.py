@@ -3,6 +3,8 @@
     python data/make_people.py data/people [--train 2000] [--val 500] [--quality 58] [--workers 2]
 
 Training pictures have seed 1000, validation pictures seed 1001. Same command, same bytes; an interrupted one goes on.
+With --more 1000 only so many further validation pictures are made (seed 1002, folder `more`, not part of the project): where they lie,
+`smpr reproduce` measures every row on them, too.
 With --source DIR nothing is rendered: DIR holds train/ and val/, each with images/ and person_keypoints.json. --scene N makes validation
 picture N the scene of the chapters. Pictures become WebP; masks are left out (areas are exact and stay); the card's numbers are counted here."""
 import argparse
@@ -89,12 +91,13 @@ def main() -> None:
     args.add_argument("--source", type=Path, help="rendered pictures that are there already")
     args.add_argument("--train", type=int, default=2000, help="how many training pictures")
     args.add_argument("--val", type=int, default=500, help="how many validation pictures")
+    args.add_argument("--more", type=int, default=0, help="make so many further validation pictures, and nothing else")
     args.add_argument("--quality", type=int, default=58, help="WebP quality")
     args.add_argument("--workers", type=int, default=2, help="processes that render")
     args.add_argument("--scene", type=int, help="validation picture that becomes the chapters' scene; none: the scene stays")
     args.add_argument("--assets", type=Path, default=Path(__file__).parent.parent / "smpr" / "assets")
     a = args.parse_args()
-    counts, numbers = {}, {"train": (a.train, 1000), "val": (a.val, 1001)}
+    counts, numbers = {}, {"more": (a.more, 1002)} if a.more else {"train": (a.train, 1000), "val": (a.val, 1001)}
     if not a.source:
         from smpr.rendering import RenderConfig, render_set
         a.source = load_settings().runs / "rendered"
@@ -120,6 +123,7 @@ def main() -> None:
             with Image.open(a.source / split / "images" / names[a.scene]) as picture:
                 picture.convert("RGB").save(a.assets / "scene.webp", quality=90, method=6)
             (a.assets / "scene.json").write_text(json.dumps(scene, separators=(",", ":")) + "\n")
+    if a.more: return print(f"{a.out / 'more'}", counts)
     size = sum(f.stat().st_size for f in a.out.rglob("*") if f.is_file() and f.name != "README.md") / 1e6
     (a.out / "README.md").write_text(CARD.format(size=size, quality=a.quality, **counts))
     print(f"{a.out}: {size:.2f} MB", counts)

@@ -6,9 +6,9 @@
 __all__ = ['PAPER_TABLE1', 'SECTIONS', 'DENSE_ROWS', 'Row', 'row_config', 'Scale', 'make_scale', 'parameter_names',
            'apply_parameters', 'FrozenFeatures', 'backbone_maps', 'freeze_features', 'view_sample', 'test_sample',
            'head_losses', 'HeadState', 'sample_picks', 'head_step', 'train_head', 'kept_looks', 'picture_looks',
-           'start_state', 'code_state', 'environment', 'row_sets', 'Run', 'run_row', 'multi_scale_metrics',
-           'feature_files', 'frozen_sets', 'state_key', 'record_path', 'beside', 'write_record', 'mark_made',
-           'made_here', 'load_records', 'state_of_reproduction', 'prepare_features']
+           'start_state', 'code_state', 'environment', 'row_sets', 'more_set', 'Run', 'run_row', 'multi_scale_metrics',
+           'measure_more', 'feature_files', 'frozen_sets', 'state_key', 'record_path', 'beside', 'write_record',
+           'mark_made', 'made_here', 'load_records', 'state_of_reproduction', 'prepare_features']
 
 # %% ../nbs/appendix/ablations.ipynb #464475c3
 import hashlib
@@ -36,7 +36,7 @@ from .assignment import Region
 from .checkpoints import config_to_dict
 from .data import DataConfig, PoseSet, TrainStream, collate, load_set, read_image, resize_factor, set_hash
 from .evaluation import METRICS, detect_set, evaluate
-from .findings import Confidence, Findings, Look, collect, write_detections
+from .findings import Confidence, Findings, Look, Matches, collect, found_poses, match_detections, write_detections
 from .full_training import coco_set
 from .inference import TestConfig
 from .losses import People, compute_losses
@@ -88,6 +88,7 @@ class Scale:
     start_parts: tuple[str, ...] = ("backbone.",)   # which parts those are, by the beginning of their names
     train_pictures: int | None = None  # only the first so many; None for all
     val_pictures: int | None = None
+    more_pictures: int = 0             # further validation pictures, where they lie (data/make_people.py --more)
     cost: str = ""                     # what to expect
     coco: bool = False                 # COCO 2017 from the folder that settings.ini names, not the embedded people
 
@@ -108,7 +109,7 @@ def make_scale(name: str) -> Scale:
     if name == "mini":
         config = replace(small, train=replace(small.train, steps=400, lr=2e-3, warmup=40, ema=0.98))
         parts = ("backbone.", "neck.lateral.", "neck.output.", "head.person_tower.", "head.pose_tower.")
-        return Scale(name, config, True, 2, "rendered", parts, cost="about 6 minutes a row on one CPU core")
+        return Scale(name, config, True, 2, "rendered", parts, more_pictures=1000, cost="about 6 minutes a row on one CPU core")
     if name == "gpu":
         base = Config.preset("code")
         config = replace(base, data=replace(base.data, short=512, long=683, crop=512), test=replace(base.test, short=512, long=683),
@@ -355,6 +356,14 @@ def row_sets(scale: Scale, train_set: PoseSet | None = None, val_set: PoseSet | 
     given = lambda poses, split: poses or (coco_set(settings.coco, split) if scale.coco else people(split))
     return first(given(train_set, "train"), scale.train_pictures), first(given(val_set, "val"), scale.val_pictures)
 
+# %% ../nbs/appendix/ablations.ipynb #e4a03d7f
+def more_set(scale: Scale) -> PoseSet | None:
+    "Further validation pictures of a scale, rendered from a seed of their own; None where none have been made."
+    folder = load_settings().data / "more"
+    if not scale.more_pictures or not (folder / "person_keypoints.json").exists(): return None
+    poses = load_set(folder / "images", folder / "person_keypoints.json")
+    return poses.subset(range(min(scale.more_pictures, len(poses))))
+
 # %% ../nbs/appendix/ablations.ipynb #e1f3708f
 DENSE_ROWS = (Row.PSM, Row.HEATMAP, Row.PAFPN)      # rows whose records keep a sample of dense predictions
 
@@ -376,6 +385,7 @@ def run_row(experiment: str, row: str, scale: Scale, seed: int = 0, config: Conf
     "Train and evaluate one row, going on where an earlier try stopped. Raises SmprError."
     began, settings, name = time.time(), load_settings(), name or row
     config = replace(config or row_config(row, scale.config), train=replace((config or scale.config).train, seed=seed))
+    own = train_set or val_set                # somebody's own pictures
     train_set, val_set = row_sets(scale, train_set, val_set)
     folder = settings.runs / experiment / f"{name}-{scale.name}-s{seed}"
     torch.manual_seed(seed)
@@ -387,6 +397,7 @@ def run_row(experiment: str, row: str, scale: Scale, seed: int = 0, config: Conf
     keep_dense = dense if dense is not None else row in DENSE_ROWS
     findings = collect(looks, val_set, net.sigmas, config.test.decode, config.assign, max(len(val_set) * _per_picture(config) // 15_000, 1) if keep_dense else None)
     if multi_scale: extra["multi_scale"] = multi_scale_metrics(net, val_set, config.test)
+    if not own and (more := more_set(scale)): extra["more"], findings.more = measure_more(net, more, config, scale, cache or settings.runs / "cache")
     record = {"experiment": experiment, "row": name, "scale": scale.name, "seed": seed, "metrics": findings.scoring[Confidence.SCORE],
               "scoring": findings.scoring,
               "data": {"kind": "rendered" if settings.data.name == "people" and settings.data.resolve() in train_set.images.resolve().parents else "real", "train": set_hash(train_set), "val": set_hash(val_set),
@@ -406,6 +417,17 @@ def multi_scale_metrics(net: SMPR, poses: PoseSet, config: TestConfig) -> dict[s
     scales = tuple((round(config.short * f), round(config.long * f)) for f in (1, 1.25, 1.5, 0.5, 0.75))
     results = detect_set(net, poses, replace(config, scales=scales, flip=True))
     return evaluate(poses.annotations, results, poses.skeleton, [r.id for r in poses.records])
+
+# %% ../nbs/appendix/ablations.ipynb #38ff3b57
+def measure_more(net: SMPR, poses: PoseSet, config: Config, scale: Scale, cache: Path) -> tuple[dict, Matches]:
+    "The COCO numbers of further pictures, and what AP is made of there."
+    if scale.frozen_features:
+        file = feature_files(net, config, scale, poses, poses, cache)[1]
+        looks = kept_looks(net, freeze_features(net, *test_sample(poses, config.test), config.data.pseudo_box, file, "features of further pictures"), poses, config.test)
+    else: looks = picture_looks(net, poses, config.test)
+    results = [e for look in looks for e in found_poses(look, net.sigmas, config.test.decode)[0]]
+    metrics = evaluate(poses.annotations, results, poses.skeleton, [r.id for r in poses.records])
+    return {"metrics": metrics, "pictures": len(poses), "set": set_hash(poses)}, match_detections(poses, results)
 
 # %% ../nbs/appendix/ablations.ipynb #dbd749fc
 def feature_files(net: SMPR, config: Config, scale: Scale, train_set: PoseSet, val_set: PoseSet, cache: Path) -> tuple[Path, Path]:
@@ -455,9 +477,9 @@ def record_path(record: dict, figures: Path) -> Path:
 
 # %% ../nbs/appendix/ablations.ipynb #4289a141
 def beside(record: dict, figures: Path, kind: str) -> Path:
-    "The file of a record's `detections` or `dense` predictions."
+    "The file of a record's `detections`, its `dense` predictions, or the matches of `more` pictures."
     path = record_path(record, figures)
-    return path.with_name(path.stem + {"detections": ".detections.json.gz", "dense": ".dense.npz"}[kind])
+    return path.with_name(path.stem + {"detections": ".detections.json.gz", "dense": ".dense.npz", "more": ".more.npz"}[kind])
 
 # %% ../nbs/appendix/ablations.ipynb #8b3d2ca0
 def write_record(record: dict, figures: Path, findings: Findings | None = None, runs: Path | None = None) -> Path:
@@ -465,6 +487,7 @@ def write_record(record: dict, figures: Path, findings: Findings | None = None, 
     if findings:
         limit = 200_000 if record["data"]["val_pictures"] <= 2_000 else 20_000_000
         record = record | {"detections": write_detections(beside(record, figures, "detections"), findings.results, limit)}
+        if findings.more: findings.more.write(beside(record, figures, "more"))
         if findings.dense: findings.dense.write(beside(record, figures, "dense"))
     path = atomic_write(record_path(record, figures), json.dumps(record, indent=1) + "\n")
     if runs is not None: mark_made(path, runs)
@@ -516,8 +539,9 @@ def state_of_reproduction(figures: Path) -> str:
 # %% ../nbs/appendix/ablations.ipynb #de3ce183
 def prepare_features(scale: Scale, config: Config | None = None, cache: Path | None = None) -> tuple[FrozenFeatures, FrozenFeatures]:
     "Compute (or find) the frozen features that rows of a scale share; `config` where a row changes them."
-    config = config or scale.config
+    config, cache = config or scale.config, cache or load_settings().runs / "cache"
     train_set, val_set = row_sets(scale)
     net = SMPR(config.model).to(memory_format=torch.channels_last)
     net.load_state_dict(start_state(net, scale.start, scale.start_parts), strict=False)
-    return frozen_sets(net, config, scale, train_set, val_set, cache or load_settings().runs / "cache")
+    if more := more_set(scale): freeze_features(net.eval(), *test_sample(more, config.test), config.data.pseudo_box, feature_files(net, config, scale, more, more, cache)[1], "features of further pictures")
+    return frozen_sets(net, config, scale, train_set, val_set, cache)

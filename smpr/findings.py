@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['Look', 'Confidence', 'candidate_places', 'true_oks', 'found_poses', 'DenseSample', 'npz_bytes', 'read_dense',
-           'pack_detections', 'write_detections', 'read_detections', 'Findings', 'collect']
+           'pack_detections', 'write_detections', 'read_detections', 'Matches', 'match_detections', 'read_matches',
+           'join_matches', 'Findings', 'collect']
 
 # %% ../nbs/appendix/findings.ipynb #475a4dad
 # Shapes: P locations, M candidates, D detected poses, K keypoints.
+import contextlib
 import gzip
 import io
 import json
@@ -18,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from .assignment import AssignConfig, assign_regions
 from .data import PictureRecord, PoseSet, check_document, read_json
-from .evaluation import evaluate
+from .evaluation import _coco, _truth, evaluate
 from .inference import DecodeConfig, candidates, soft_nms
 from .losses import Predictions
 from .representation import decode_pose, pseudo_boxes
@@ -198,6 +201,72 @@ def read_detections(path: Path) -> list[dict]:
     except (OSError, EOFError, ValueError, KeyError, TypeError) as e:
         raise SmprError(f"{path}: not a file of detections ({e}); delete it and its record and run the row again") from None
 
+# %% ../nbs/appendix/findings.ipynb #2cbdcc8f
+@dataclass(frozen=True)
+class Matches:
+    "What AP is made of, detections in order of falling score."
+    picture: np.ndarray      # (D,) place of its picture, 0 .. N-1
+    hit: np.ndarray          # (T, D) bool: found a person who counts
+    miss: np.ndarray         # (T, D) bool: counts as false; neither where pycocotools ignores it
+    people: np.ndarray       # (N,) persons who count, per picture
+    score: np.ndarray        # (D,)
+
+    def write(self, path: Path) -> Path:
+        "All arrays as a compressed .npz, a bit for each of `hit` and `miss`."
+        bits = {n: np.packbits(getattr(self, n)) for n in ("hit", "miss")}
+        return atomic_write(path, npz_bytes(bits | {"picture": self.picture.astype(np.uint16), "people": self.people.astype(np.uint16), "score": self.score.astype(np.float32),
+                                                    "shape": np.array(self.hit.shape)}))
+
+# %% ../nbs/appendix/findings.ipynb #e61d13a2
+def match_detections(poses: PoseSet, results: list[dict]) -> Matches:
+    "Matches of a set's detections, made by pycocotools (20 detections a picture, all areas)."
+    ids = [r.id for r in poses.records]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = _coco(_truth(poses.annotations, poses.skeleton.K))
+        if results:
+            found = truth.loadRes([{k: r[k] for k in ("image_id", "category_id", "keypoints", "score")} for r in results])
+            run = COCOeval(truth, found, "keypoints")
+            run.params.kpt_oks_sigmas, run.params.imgIds, run.params.catIds = np.array(poses.skeleton.sigmas), ids, [1]
+            run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
+            run.evaluate()
+    by_id = {e["image_id"]: e for e in run.evalImgs if e} if results else {}
+    return _join_matches([by_id.get(i) for i in ids], poses)
+
+# %% ../nbs/appendix/findings.ipynb #cb638123
+def _join_matches(by_picture: list[dict | None], poses: PoseSet) -> Matches:
+    "pycocotools' matches of all pictures in one list, best score first, pictures in order where scores tie."
+    counted = lambda r: int(((r.keypoints[..., 2] > 0).any(1) & ~np.asarray(r.crowd, bool)).sum())
+    people = np.array([counted(r) if e is None else int((np.asarray(e["gtIgnore"]) == 0).sum()) for e, r in zip(by_picture, poses.records)])
+    there = [(n, e) for n, e in enumerate(by_picture) if e is not None and len(e["dtScores"])]
+    if not there: return Matches(np.zeros(0, int), np.zeros((10, 0), bool), np.zeros((10, 0), bool), people, np.zeros(0))
+    picture = np.concatenate([np.full(len(e["dtScores"]), n) for n, e in there])
+    scores = np.concatenate([e["dtScores"] for _, e in there])
+    order = np.argsort(-scores, kind="stable")
+    matched = np.concatenate([np.asarray(e["dtMatches"]) > 0 for _, e in there], 1)
+    ignored = np.concatenate([np.asarray(e["dtIgnore"]).astype(bool) for _, e in there], 1)
+    return Matches(picture[order], (matched & ~ignored)[:, order], (~matched & ~ignored)[:, order], people, scores[order])
+
+# %% ../nbs/appendix/findings.ipynb #e96d0189
+def read_matches(path: Path) -> Matches:
+    "The matches that `Matches.write` wrote. Raises SmprError naming a broken file."
+    try:
+        with np.load(path) as f:
+            shape = tuple(f["shape"])
+            bits = {n: np.unpackbits(f[n], count=shape[0] * shape[1]).reshape(shape).astype(bool) for n in ("hit", "miss")}
+            return Matches(f["picture"].astype(int), **bits, people=f["people"].astype(int), score=f["score"].astype(float))
+    except (OSError, ValueError, KeyError) as e: raise SmprError(f"{path}: cannot be read as matches ({e}); delete its record and run the row again") from None
+
+
+# %% ../nbs/appendix/findings.ipynb #77f4c689
+def join_matches(parts: list[Matches]) -> Matches:
+    "Matches of several sets of pictures as if they were one set."
+    starts = np.cumsum([0] + [len(m.people) for m in parts])
+    whole = lambda name, axis=0: np.concatenate([getattr(m, name) for m in parts], axis)
+    picture, score = np.concatenate([m.picture + s for m, s in zip(parts, starts)]), whole("score")
+    order = np.argsort(-score, kind="stable")
+    return Matches(picture[order], whole("hit", 1)[:, order], whole("miss", 1)[:, order], whole("people"), score[order])
+
+
 # %% ../nbs/appendix/findings.ipynb #5b6f17de
 @dataclass
 class Findings:
@@ -205,6 +274,7 @@ class Findings:
     results: list[dict]                      # detections by the network's own confidence
     scoring: dict[str, dict[str, float]]     # the COCO numbers under each Confidence
     dense: DenseSample | None                # where it was asked for
+    more: Matches | None = None              # of further pictures, where there are some
 
 # %% ../nbs/appendix/findings.ipynb #bfe86b7b
 def collect(looks: Iterator[Look], poses: PoseSet, sigmas: Tensor, config: DecodeConfig, assign: AssignConfig,

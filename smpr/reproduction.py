@@ -57,7 +57,7 @@ class Job:
     def files(self, scale: str, figures: Path) -> dict[str, Path]:
         "Where its record is, or will be, and what lies beside it."
         about = {"experiment": self.experiment, "row": self.name, "scale": scale, "seed": self.seed}
-        return {"record": record_path(about, figures)} | {kind: beside(about, figures, kind) for kind in ("detections", "dense")}
+        return {"record": record_path(about, figures)} | {kind: beside(about, figures, kind) for kind in ("detections", "dense", "more")}
 
     def record(self, scale: str, figures: Path) -> Path:
         "Where its record is, or will be."
@@ -308,7 +308,8 @@ def facts(scale: str, extra: dict | None = None) -> dict[str, str]:
         if (extra or {}).get("images" if split == "train" else "val_images"): continue              # the call names another set
         file = settings.coco / f"annotations/person_keypoints_{split}2017.json" if coco else settings.data / split / "person_keypoints.json"
         out[f"{split} annotations"] = file_digest(file)[:12] if file.exists() else "missing"
-    return out
+    more = settings.data / "more" / "person_keypoints.json"
+    return out | {"further pictures": file_digest(more)[:12] if more.exists() else "none"}
 
 # %% ../nbs/appendix/reproduction.ipynb #772e52b5
 def differences(ours: dict[str, str], theirs: dict[str, str]) -> str:
@@ -449,7 +450,7 @@ def keep_row(job: Job, scale: str, result: dict, settings: Settings) -> str:
     if result["page"]: atomic_write(page, result["page"])
     if result["failed"]: return f"see {page.with_suffix('.log')}"
     if made_here(files["record"], settings.runs): return ""
-    for kind in ("detections", "dense", "record"):
+    for kind in ("detections", "dense", "more", "record"):
         if kind in result: atomic_write(files[kind], result[kind])
     mark_made(files["record"], settings.runs)
     return ""

@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'TableRow', 'mean_spread', 'run_command', 'table1_rows', 'table_markdown', 'table_csv', 'table_latex',
-           'draw_rows', 'save_figure', 'save_table', 'Matches', 'match_detections', 'weighted_ap', 'bootstrap_aps',
-           'Step', 'paired_step', 'record_matches', 'table_steps', 'steps_markdown', 'steps_csv', 'describe',
+           'draw_rows', 'save_figure', 'save_table', 'weighted_ap', 'bootstrap_aps', 'Step', 'paired_step',
+           'record_matches', 'table_steps', 'steps_markdown', 'steps_csv', 'more_rows', 'more_markdown', 'describe',
            'start_note']
 
 # %% ../nbs/appendix/tables.ipynb #9b8ee7f8
 # Shapes: N pictures, D detections, T OKS thresholds, R rows of a table, S seeds, B replicates of the bootstrap.
-import contextlib
 import io
 import json
 from dataclasses import dataclass
@@ -18,12 +17,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from pycocotools.cocoeval import COCOeval
 
 from .ablations import PAPER_TABLE1, Row, beside, load_records
 from .data import PoseSet
-from .evaluation import _coco, _truth
-from .findings import read_detections
+from .findings import Matches, join_matches, match_detections, read_detections, read_matches
 from .settings import SmprError, atomic_write
 
 # %% ../nbs/appendix/tables.ipynb #64a9f7f2
@@ -149,43 +146,6 @@ def save_table(rows: list[TableRow], path: Path, about: str, columns: tuple[str,
     atomic_write(path.with_suffix(".tex"), table_latex(rows, about, columns))
     return text
 
-# %% ../nbs/appendix/tables.ipynb #91a476ed
-@dataclass(frozen=True)
-class Matches:
-    "What AP is made of, detections in order of falling score."
-    picture: np.ndarray      # (D,) place of its picture, 0 .. N-1
-    hit: np.ndarray          # (T, D) bool: found a person who counts
-    miss: np.ndarray         # (T, D) bool: counts as false; neither where pycocotools ignores it
-    people: np.ndarray       # (N,) persons who count, per picture
-
-# %% ../nbs/appendix/tables.ipynb #96b349b3
-def match_detections(poses: PoseSet, results: list[dict]) -> Matches:
-    "Matches of a set's detections, made by pycocotools (20 detections a picture, all areas)."
-    ids = [r.id for r in poses.records]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = _coco(_truth(poses.annotations, poses.skeleton.K))
-        if results:
-            found = truth.loadRes([{k: r[k] for k in ("image_id", "category_id", "keypoints", "score")} for r in results])
-            run = COCOeval(truth, found, "keypoints")
-            run.params.kpt_oks_sigmas, run.params.imgIds, run.params.catIds = np.array(poses.skeleton.sigmas), ids, [1]
-            run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
-            run.evaluate()
-    by_id = {e["image_id"]: e for e in run.evalImgs if e} if results else {}
-    return _join_matches([by_id.get(i) for i in ids], poses)
-
-# %% ../nbs/appendix/tables.ipynb #8d6c6050
-def _join_matches(by_picture: list[dict | None], poses: PoseSet) -> Matches:
-    "pycocotools' matches of all pictures in one list, best score first, pictures in order where scores tie."
-    counted = lambda r: int(((r.keypoints[..., 2] > 0).any(1) & ~np.asarray(r.crowd, bool)).sum())
-    people = np.array([counted(r) if e is None else int((np.asarray(e["gtIgnore"]) == 0).sum()) for e, r in zip(by_picture, poses.records)])
-    there = [(n, e) for n, e in enumerate(by_picture) if e is not None and len(e["dtScores"])]
-    if not there: return Matches(np.zeros(0, int), np.zeros((10, 0), bool), np.zeros((10, 0), bool), people)
-    picture = np.concatenate([np.full(len(e["dtScores"]), n) for n, e in there])
-    order = np.argsort(-np.concatenate([e["dtScores"] for _, e in there]), kind="stable")
-    matched = np.concatenate([np.asarray(e["dtMatches"]) > 0 for _, e in there], 1)
-    ignored = np.concatenate([np.asarray(e["dtIgnore"]).astype(bool) for _, e in there], 1)
-    return Matches(picture[order], (matched & ~ignored)[:, order], (~matched & ~ignored)[:, order], people)
-
 # %% ../nbs/appendix/tables.ipynb #135c93a8
 def weighted_ap(m: Matches, weights: np.ndarray     # (N,) how often each picture counts
                 ) -> float:                          # nan where nobody counts
@@ -240,19 +200,25 @@ def paired_step(label: str, before: np.ndarray, after: np.ndarray,      # (repli
     return Step(label, 100 * (points[1] - points[0]), float(low), float(high), S)
 
 # %% ../nbs/appendix/tables.ipynb #00d4932a
-def record_matches(record: dict, figures: Path, poses: PoseSet) -> Matches | None:
+def record_matches(record: dict, figures: Path, poses: PoseSet,
+                   more: bool = False          # further pictures, too
+                   ) -> Matches | None:
     "Matches of a record's stored detections; None where they are missing."
-    path = beside(record, figures, "detections")
-    return match_detections(poses, read_detections(path)) if path.exists() else None
+    path, further = (beside(record, figures, kind) for kind in ("detections", "more"))
+    if not path.exists() or more and not further.exists(): return None
+    first = match_detections(poses, read_detections(path))
+    return join_matches([first, read_matches(further)]) if more else first
 
 # %% ../nbs/appendix/tables.ipynb #91b7d11e
 def table_steps(records: list[dict], order: list[tuple[str, str]],      # (row, label) of each row, top to bottom
-                figures: Path, poses: PoseSet, replicates: int = 1000) -> list[Step]:
+                figures: Path, poses: PoseSet, replicates: int = 1000,
+                more: bool = False          # over further pictures, too
+                ) -> list[Step]:
     "Each row against the row above: difference of mean AP and its interval, over the seeds that both have."
-    runs = {(r["row"], r["seed"]): m for r in records if (m := record_matches(r, figures, poses)) is not None}
+    runs = {(r["row"], r["seed"]): m for r in records if (m := record_matches(r, figures, poses, more)) is not None}
     keys = list(runs)
     aps = bootstrap_aps([runs[k] for k in keys], replicates) if runs else None
-    whole = {k: weighted_ap(m, np.ones(len(poses))) for k, m in runs.items()}
+    whole = {k: weighted_ap(m, np.ones(len(m.people))) for k, m in runs.items()}
     out = []
     for (a, _), (b, label) in zip(order, order[1:]):
         seeds = sorted({s for r, s in keys if r == a} & {s for r, s in keys if r == b})
@@ -277,6 +243,18 @@ def steps_csv(steps: list[Step]) -> str:
     "Steps as CSV."
     number = lambda s, v: "" if s.difference is None else f"{v:.2f}"
     return "\n".join(["step,difference,low,high,seeds,verdict"] + [f"{s.label},{number(s, s.difference)},{number(s, s.low)},{number(s, s.high)},{s.seeds},{s.verdict.replace(',', ' and')}" for s in steps]) + "\n"
+
+# %% ../nbs/appendix/tables.ipynb #d2acd5c4
+def more_rows(records: list[dict], scale: str) -> list[TableRow]:
+    "Table I on further pictures; empty unless every row that has a record was measured there, on the same ones."
+    if not records or len({r.get("more", {}).get("set") for r in records}) > 1 or "more" not in records[0]: return []
+    return table1_rows([r | {"metrics": r["more"]["metrics"]} for r in records], scale)
+
+# %% ../nbs/appendix/tables.ipynb #6359c968
+def more_markdown(rows: list[TableRow]) -> str:
+    "Our half of a table alone."
+    lines = ["| row | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
+    return "\n".join(lines + [f"| {r.label} | " + " | ".join(_cell(r.ours.get(c), "±") or "not run" for c in COLUMNS) + " |" for r in rows]) + "\n"
 
 # %% ../nbs/appendix/tables.ipynb #c8c2eb50
 def describe(records: list[dict], scale: str) -> str:

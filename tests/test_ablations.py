@@ -120,10 +120,10 @@ def test_weighted_ap_equals_written_out_copies(seed):
     rng = np.random.default_rng(seed)
     n, d = 6, 40
     hit = rng.random((3, d)) < .4
-    m = Matches(rng.integers(0, n, d), hit, ~hit & (rng.random((3, d)) < .8), rng.integers(3, 9, n))
+    m = Matches(rng.integers(0, n, d), hit, ~hit & (rng.random((3, d)) < .8), rng.integers(3, 9, n), np.linspace(1, 0, d))
     draw = rng.integers(0, n, n)
     copies = np.concatenate([np.full((draw == p).sum(), i) for i, p in enumerate(m.picture)]).astype(int)
-    written = Matches(np.zeros(len(copies), int), m.hit[:, copies], m.miss[:, copies], np.array([m.people[draw].sum()]))
+    written = Matches(np.zeros(len(copies), int), m.hit[:, copies], m.miss[:, copies], np.array([m.people[draw].sum()]), m.score[copies])
     assert abs(weighted_ap(m, np.bincount(draw, minlength=n)) - weighted_ap(written, np.ones(1))) < 1e-12
 
 
