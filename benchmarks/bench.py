@@ -58,13 +58,15 @@ def chart_ratios(lines: list[Line]) -> Figure:
 
 def chart_persons(lines: list[Line]) -> Figure:
     "Seconds a picture against people in it: one network that sees all at once beside one that looks at each."
-    count = [int(l.what.split()[-2]) for l in lines]
     fig = Figure(figsize=(5, 3.2), layout="constrained")
     ax = fig.add_subplot()
-    ax.plot(count, [l.theirs for l in lines], "s-", color="C1", label="Keypoint R-CNN (torchvision)")
-    ax.plot(count, [l.ours for l in lines], "o-", color="C0", label="SMPR (ours)")
-    ax.set(xlabel="persons found in the picture", ylabel="s per picture, 800x1088 px", ylim=(0, None), title="ResNet-50 + FPN, random weights, float32" if "float32" in lines[0].note else "")
-    ax.legend(frameon=False)
+    for dtype, style in (("float32", "-"), ("bfloat16", ":")):
+        rows = [l for l in lines if l.note.startswith(dtype)]
+        count = [int(l.what.split()[-2]) for l in rows]
+        ax.plot(count, [l.theirs for l in rows], "s" + style, color="C1", label=f"Keypoint R-CNN (torchvision), {dtype}")
+        ax.plot(count, [l.ours for l in rows], "o" + style, color="C0", label=f"SMPR (ours), {dtype}")
+    ax.set(xlabel="persons found in the picture", ylabel="s per picture, 800x1088 px", ylim=(0, None), title="ResNet-50 + FPN, random weights")
+    ax.legend(frameon=False, fontsize=7)
     return fig
 
 

@@ -18,7 +18,7 @@ from torchvision.models.detection import keypointrcnn_resnet50_fpn
 import smpr.aggregation
 import smpr.losses
 from smpr.ablations import HeadState, Row, frozen_sets, head_step, make_scale, row_config, start_state
-from smpr.aggregation import deform_conv
+from smpr.aggregation import conv_of, pick_path
 from smpr.assignment import AssignConfig, Region, assign_regions, refinement_persons
 from smpr.data import PoseSet, load_set
 from smpr.inference import DecodeConfig, decode, soft_nms
@@ -67,11 +67,12 @@ def deform_lines(device: torch.device, rounds: int) -> Iterator[Line]:
         name = f"deformable convolution, forward and backward, {'x'.join(map(str, shape))}"
         for dtype in (torch.float32, torch.bfloat16) if gpu else (torch.float32,):
             tensors = deform_inputs(shape, device, dtype)
-            ours, theirs = partial(differentiate, deform_conv, tensors), partial(differentiate, torchvision_deform, tensors)
-            with torch.no_grad(): values = [((a - b).abs().max() / b.abs().max()).item() for a, b in [(deform_conv(*tensors), torchvision_deform(*tensors))]]
+            path = pick_path(device, shape, dtype)
+            ours, theirs = partial(differentiate, conv_of(path), tensors), partial(differentiate, torchvision_deform, tensors)
+            with torch.no_grad(): values = [((a - b).abs().max() / b.abs().max()).item() for a, b in [(conv_of(path)(*tensors), torchvision_deform(*tensors))]]
             gaps = values + [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(ours(), theirs())]
             right = "" if max(gaps) < 1e-4 or dtype != torch.float32 else "TOO LARGE; "
-            yield versus(name, "torchvision", race(ours, theirs, device, rounds), aim, f"{right}{str(dtype)[6:]}; largest relative difference of values and gradients {max(gaps):.0e}")
+            yield versus(name, "torchvision", race(ours, theirs, device, rounds), aim, f"{right}{str(dtype)[6:]}; {f'path taken: {path}; ' if gpu else ''}largest relative difference of values and gradients {max(gaps):.0e}")
         if gpu: mine, other = peak_mib(ours, device), peak_mib(theirs, device)
         else: mine, other = (in_fresh_process("bench_memory.py", which, *map(str, shape))["mib"] for which in ("ours", "torchvision"))
         yield Line(f"peak memory of the same, {'x'.join(map(str, shape))}", "torchvision", mine, other, other / mine, .5, "MiB")
@@ -143,17 +144,21 @@ def inference_lines(device: torch.device, rounds: int) -> Iterator[Line]:
     torch.nn.init.zeros_(ours.head.person.bias)                              # everybody is likely: all candidates reach the selection
     peer = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None, box_score_thresh=0.0).to(device).eval()
     picture = torch.randint(0, 255, (1, 3, 800, 1088), dtype=torch.uint8)
-    for persons, aim in PERSONS.items():
-        peer.roi_heads.detections_per_img, few = persons, DecodeConfig(keep=persons)
-        @torch.inference_mode()
-        def mine():
-            x = ours.normalize(picture.to(device)).contiguous(memory_format=torch.channels_last)
-            return decode(ours(x), 0, (800, 1088), 1.0, few)
-        @torch.inference_mode()
-        def theirs(): return peer([picture[0].to(device) / 255])[0]
-        found = len(mine().scores), len(theirs()["scores"])
-        yield versus(f"inference, ResNet-50 + FPN, 800x1088, {persons} person{'s' * (persons > 1)}", "torchvision Keypoint R-CNN", race(mine, theirs, device, rounds if aim else 3, 1),
-                     aim or 0.0, f"float32; persons out: {found[0]} and {found[1]}")
+    for dtype in (torch.float32, torch.bfloat16):
+        half = torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+        for persons, aim in PERSONS.items():
+            if aim is None and dtype == torch.bfloat16: continue
+            peer.roi_heads.detections_per_img, few = persons, DecodeConfig(keep=persons)
+            @torch.inference_mode()
+            def mine():
+                x = ours.normalize(picture.to(device)).contiguous(memory_format=torch.channels_last)
+                with half: return decode(ours(x), 0, (800, 1088), 1.0, few)
+            @torch.inference_mode()
+            def theirs():
+                with half: return peer([picture[0].to(device) / 255])[0]
+            found = len(mine().scores), len(theirs()["scores"])
+            yield versus(f"inference, ResNet-50 + FPN, 800x1088, {persons} person{'s' * (persons > 1)}", "torchvision Keypoint R-CNN", race(mine, theirs, device, rounds if aim else 3, 1),
+                         aim or 0.0, f"{str(dtype)[6:]}; persons out: {found[0]} and {found[1]}")
     if device.type != "cuda":
         for persons, aim in PERSONS.items():
             if aim: yield not_run(f"inference on a GPU, ResNet-50 + FPN, 800x1088, {persons} persons", "torchvision Keypoint R-CNN", aim)

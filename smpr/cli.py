@@ -243,7 +243,7 @@ def run_train(a: argparse.Namespace, changes: list[str]) -> int:
     train_set = open_set(a.images, a.annotations, settings.data / "train", "--images, --annotations")
     val_set = open_set(a.val_images, a.val_annotations, settings.data / "val", "--val-images, --val-annotations") if a.val_images or a.val_annotations else None
     summary = train(config, train_set, Path(a.run or settings.runs / "train"), val_set, start_weights(a.weights, config), a.minutes, a.steps, settings.workers,
-                    a.device or settings.device, a.resume, a.eval_every)
+                    a.device or settings.device, a.resume, a.eval_every, compiled=a.compile)
     if int(os.environ.get("RANK", 0)) == 0: print(json.dumps(summary, default=str))
     return 0
 
@@ -369,6 +369,7 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     for flag, kind in (("--minutes", float), ("--steps", int), ("--eval-every", int)): add["train"].add_argument(flag, type=kind)
     add["train"].add_argument("--resume", action="store_true", default=True, help="continue what the run folder holds (the default)")
     add["train"].add_argument("--no-resume", dest="resume", action="store_false", help="do not continue what the run folder holds; it must be empty")
+    add["train"].add_argument("--compile", action="store_true", help="torch.compile the network: minutes before the first step, then perhaps faster on a GPU; on the CPUs we tried it is slower")
     add["train"].add_argument("--list", action="store_true", help="list all settings that --section.field can change")
     return parser
 

@@ -247,7 +247,7 @@ def load(weights: str | Path = "rendered",     # a shipped name, or a .safetenso
     net.test = config_from_dict(TestConfig, test | {"decode": decode}, str(path))
     net.card = meta.get("card", {})
     fold_norms(net.backbone)
-    return net.to(resolve_device(device or "auto")).to(memory_format=torch.channels_last).eval()
+    return net.to(resolve_device(device or "auto")).to(memory_format=torch.channels_last).tune().eval()
 
 # %% ../nbs/09_inference.ipynb #5cbfd8c4
 def predict(model: SMPR,

@@ -228,11 +228,12 @@ def processes(device: str = "auto") -> Iterator[torch.device]:
     finally: dist.destroy_process_group()
 
 # %% ../nbs/11_training.ipynb #1e0bba38
-def wrap(net: SMPR) -> nn.Module:
+def wrap(net: SMPR, compiled: bool = False) -> nn.Module:     # compiled: by torch.compile
     "The network as the training step calls it: with several processes it averages their gradients."
-    if rank_world()[1] == 1: return net
+    model = torch.compile(net) if compiled else net
+    if rank_world()[1] == 1: return model
     place = net.mean.device
-    return DistributedDataParallel(net, device_ids=[place.index] if place.type == "cuda" else None, broadcast_buffers=False)
+    return DistributedDataParallel(model, device_ids=[place.index] if place.type == "cuda" else None, broadcast_buffers=False)
 
 # %% ../nbs/11_training.ipynb #01502820
 def over_ranks(values: Tensor) -> Tensor:
@@ -314,7 +315,7 @@ def make_state(config: Config, skeleton: Skeleton = COCO17, device: torch.device
         if name not in own: raise SmprError(f"start weights: this network has no tensor '{name}'; leave it out or choose the same model options")
         if t.shape != own[name].shape: raise SmprError(f"start weights: '{name}' is {tuple(t.shape)}, this network has {tuple(own[name].shape)}; choose the same model options")
     net.load_state_dict(start or {}, strict=False)
-    net = net.to(device, memory_format=torch.channels_last).train()
+    net = net.to(device, memory_format=torch.channels_last).tune().train()
     fold_norms(net.backbone, frozen_only=True)
     if config.train.bf16 and net.mean.device.type == "cpu": quick_depthwise(net)
     return TrainState(net, make_optimizer(net, config.train), Ema(net, config.train.ema) if config.train.ema else None)
@@ -481,7 +482,7 @@ def averaged(state: TrainState, config: Config) -> SMPR:
     net = SMPR(state.net.config, state.net.skeleton)
     net.load_state_dict(state.ema.state if state.ema else state.net.state_dict())
     fold_norms(net.backbone)
-    return net.to(state.net.mean.device, memory_format=torch.channels_last).eval()
+    return net.to(state.net.mean.device, memory_format=torch.channels_last).tune().eval()
 
 # %% ../nbs/11_training.ipynb #89150421
 def measure(net: SMPR, poses: PoseSet, config: TestConfig, progress: bool = True) -> dict[str, float]:
@@ -597,7 +598,8 @@ def train(config: Config, train_set: PoseSet,
           save_every: int = 250,                      # steps between checkpoints
           log_every: int = 20,                        # steps between log rows
           progress: bool = True,
-          preload: bool = False                       # decode all pictures first and keep them in memory: for small sets
+          preload: bool = False,                      # decode all pictures first and keep them in memory: for small sets
+          compiled: bool = False                      # torch.compile: minutes before the first step; slower on the CPUs we tried, worth a try on a GPU
           ) -> dict:                                  # run, step, steps done now, seconds, losses, metrics
     "Train into the folder `run`. Under torchrun the processes work together and the first one writes. Raises `SmprError`."
     began, run = time.monotonic(), Path(run)
@@ -606,7 +608,7 @@ def train(config: Config, train_set: PoseSet,
         open_run(run, config, train_set, state, resume)
         first, last = state.step, min(config.train.steps, steps or config.train.steps)
         with closing(Keeper(run, state, config, train_set, val_set, progress)) as keeper:
-            model, losses, metrics = wrap(state.net), {}, {}
+            model, losses, metrics = wrap(state.net, compiled), {}, {}
             batches = step_batches(config, train_set, state.step, last, workers, preload)
             for batch in tqdm(batches, initial=first, total=last, desc="training", disable=not progress or keeper.rank > 0, mininterval=2):
                 keeper.add(train_step(model, state, batch, config))
