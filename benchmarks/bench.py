@@ -27,9 +27,19 @@ def number(value: float | None, unit: str) -> str:
     return f"{value:.0f} {unit}" if unit != "s" else f"{value:.2f} s" if value >= 1 else f"{1000 * value:.3g} ms"
 
 
+def whole_table(figures: Path) -> list[Line]:
+    "The row of all of Table I, from the record of benchmarks/table1_time.py; none where there is no record."
+    path = figures / "results" / "table1_time.json"
+    if not path.exists(): return []
+    r = json.loads(path.read_text())
+    now, same = r["now"], r["same_pictures"]
+    return [Line("the seven rows of Table I at mini scale, core-seconds", "the version before the work on speed", now["seconds"], r["before"]["seconds"], r["ratio"], 2.0,
+                 note=f"measured apart by `smpr reproduce`; last row AP {now['AP']['pafpn']:.1f}, with the older recipe on the same pictures {same['AP']['pafpn']:.1f} in {same['seconds']:.0f} s")]
+
+
 def table(record: dict) -> str:
     "The rows as Markdown."
-    m, lines = record["machine"], [Line(**l) for rows in record["sections"].values() for l in rows["lines"]]
+    m, lines = record["machine"], [Line(**l) for rows in record["sections"].values() for l in rows["lines"]] + whole_table(load_settings().figures)
     head = [f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads, torch {m['torch']}" + (f", {m['gpu']}" if m["gpu"] else "") + f"; medians of {record['rounds']}.", "",
             "| what | ours | against | theirs | ratio | aim | |", "|---|---|---|---|---|---|---|"]
     shown = lambda l: ("not run" if l.ratio is None else f"{l.ratio:.2f}", f"{l.aim:g}", l.verdict) if l.aim else ("" if l.ratio is None else f"{l.ratio:.2f}", "", "")
