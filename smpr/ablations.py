@@ -521,16 +521,15 @@ def load_records(experiment: str, scale: str, figures: Path) -> list[dict]:
 # %% ../nbs/appendix/ablations.ipynb #e8d0d75f
 def state_of_reproduction(figures: Path) -> str:
     "What was measured, on which pictures, as a plain-text table made from the records below `figures`."
-    def number(path: str) -> str:
-        file = figures / "results" / path
-        if not file.exists(): return "not run"
-        m = json.loads(file.read_text())["metrics"]
-        return f"AP {100 * m['AP']:5.1f}  AP50 {100 * m['AP50']:5.1f}"
+    def number(pattern: str) -> str:             # of one record, or the mean over those of several seeds
+        found = [json.loads(f.read_text())["metrics"] for f in sorted((figures / "results").glob(pattern))]
+        if not found: return "not run"
+        return "  ".join(f"{name} {100 * np.mean([m[name] for m in found]):5.1f}" for name in ("AP", "AP50")) + (f"  (mean of {len(found)} seeds)" if len(found) > 1 else "")
     first, last = Row.BASELINE, Row.PAFPN
     lines = [("paper", "COCO minival, ResNet-50", "Table I, baseline", f"AP {PAPER_TABLE1[first][0]:5.1f}  AP50 {PAPER_TABLE1[first][1]:5.1f}"),
              ("paper", "COCO minival, ResNet-50", "Table I, last row", f"AP {PAPER_TABLE1[last][0]:5.1f}  AP50 {PAPER_TABLE1[last][1]:5.1f}"),
-             ("ours, rendered", "data/people val, 500 pictures", "Table I mini, baseline", number(f"table1/{first}-mini-s0.json")),
-             ("ours, rendered", "data/people val, 500 pictures", "Table I mini, last row", number(f"table1/{last}-mini-s0.json")),
+             ("ours, rendered", "data/people val, 500 pictures", "Table I mini, baseline", number(f"table1/{first}-mini-s*.json")),
+             ("ours, rendered", "data/people val, 500 pictures", "Table I mini, last row", number(f"table1/{last}-mini-s*.json")),
              ("ours, rendered", "data/people val, 500 pictures", "shipped weights 'rendered'", number("rendered.json")),
              ("ours, real", "300 pictures of COCO val2017", "small network, trained briefly", number("real_first.json")),
              ("ours, real", "16 pictures learnt by heart", "overfitting test", number("overfit_real.json"))]
