@@ -119,6 +119,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'smpr.cli.run_convert': ('appendix/command.html#run_convert', 'smpr/cli.py'),
                           'smpr.cli.run_data': ('appendix/command.html#run_data', 'smpr/cli.py'),
                           'smpr.cli.run_eval': ('appendix/command.html#run_eval', 'smpr/cli.py'),
+                          'smpr.cli.run_export': ('appendix/command.html#run_export', 'smpr/cli.py'),
                           'smpr.cli.run_info': ('appendix/command.html#run_info', 'smpr/cli.py'),
                           'smpr.cli.run_predict': ('appendix/command.html#run_predict', 'smpr/cli.py'),
                           'smpr.cli.run_render': ('appendix/command.html#run_render', 'smpr/cli.py'),
