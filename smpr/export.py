@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from .checkpoints import config_from_dict, config_to_dict
-from .inference import Candidates, DecodeConfig, Result, TestConfig, best_locations, fit_picture, load, predict, read_test, unmirror
+from .inference import Candidates, DecodeConfig, Result, TestConfig, best_locations, fit_picture, predict, read_test, unmirror
 from .model import SMPR, ModelConfig
 from .representation import decode_pose
 from .scoring import confidence
@@ -276,15 +276,16 @@ def self_check(net: SMPR, path: Path) -> Difference:
     return found
 
 # %% ../nbs/appendix/export.ipynb #1c049f7c
-def export_network(net: SMPR, out: str | Path) -> tuple[Path, Difference]:
+def export_network(net: SMPR, out: str | Path,
+                   program: ExportedProgram | None = None      # of `export_program(net)`, when there is one already
+                   ) -> tuple[Path, Difference]:
     "Write `net` as the ending of `out` says, check the file against `net`, and only then give it its name. Raises SmprError."
     out = Path(out)
     kind = known_ending(out)
     for package in ("onnx", "onnxscript", "onnxruntime") * (kind == ".onnx"): need(package, f"{out}: writing and checking ONNX")     # better now than in two minutes
     unchecked = out.with_name(f".{out.stem}.{os.getpid()}.unchecked{kind}")
-    program, notes = export_program(net), make_notes(net)
     try:
-        (save_onnx if kind == ".onnx" else save_pt2)(program, notes, unchecked)
+        (save_onnx if kind == ".onnx" else save_pt2)(program or export_program(net), make_notes(net), unchecked)
         found = self_check(net, unchecked)
         os.replace(unchecked, out)
     except OSError as e: raise SmprError(f"{out}: cannot be written ({e.strerror or e}); free some space or choose another folder") from None
