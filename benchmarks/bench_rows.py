@@ -21,7 +21,8 @@ from smpr.ablations import HeadState, Row, frozen_sets, head_step, make_scale, r
 from smpr.aggregation import conv_of, pick_path
 from smpr.assignment import AssignConfig, Region, assign_regions, refinement_persons
 from smpr.data import PoseSet, load_set
-from smpr.inference import DecodeConfig, decode, soft_nms
+from smpr.export import Deployed, dense_poses, difference, export_program, load_exported, make_notes, save_onnx, save_pt2
+from smpr.inference import DecodeConfig, decode, load, soft_nms
 from smpr.losses import People, Predictions, Targets, heatmap_targets, stack_targets
 from smpr.model import SMPR, ModelConfig, NeckName, fold_norms
 from smpr.representation import decode_pose, level_locations, level_sizes, oks, pseudo_boxes
@@ -164,6 +165,25 @@ def inference_lines(device: torch.device, rounds: int) -> Iterator[Line]:
             if aim: yield not_run(f"inference on a GPU, ResNet-50 + FPN, 800x1088, {persons} persons", "torchvision Keypoint R-CNN", aim)
 
 
+def export_lines(device: torch.device, rounds: int) -> Iterator[Line]:
+    "A padded picture to dense poses, without the selection: PyTorch beside the exported files. On the CPU, whatever the device of the other rows."
+    torch.manual_seed(0)
+    large = SMPR(ModelConfig(neck=NeckName.FPN)).to(memory_format=torch.channels_last).eval()
+    fold_norms(large.backbone)
+    with TemporaryDirectory() as folder:
+        for name, net, size in (("shipped weights", load("rendered", "cpu"), (256, 320)), ("ResNet-50 + FPN, random weights", large, (800, 1088))):
+            images, sizes = torch.randint(0, 255, (1, 3, *size), dtype=torch.uint8), torch.tensor([size])
+            program = torch.export.export(Deployed(net), (images, sizes)) if net is large else export_program(net)      # one size converts in a fraction of the time
+            @torch.inference_mode()
+            def plain(): return dense_poses(net, images, sizes)
+            for kind, save in ((".onnx", save_onnx), (".pt2", save_pt2)):
+                file = load_exported(save(program, make_notes(net), Path(folder) / f"net{kind}"))
+                found = difference(plain(), file.dense(images, sizes))
+                times = race(lambda: file.dense(images, sizes), plain, rounds=min(rounds, 5))
+                yield versus(f"dense poses of one picture, {name}, {'x'.join(map(str, size))}, {'ONNX Runtime' if kind == '.onnx' else kind}", "PyTorch, eager, norms folded, channels last", times, 0.0,
+                             f"{torch.get_num_threads()} threads each; {'graph for this size alone' if net is large else 'graph for any size'}; without selection; largest difference {found.strides:.0e} strides, {found.probability:.0e} of a probability")
+
+
 def limit_lines(device: torch.device, rounds: int) -> Iterator[Line]:
     "Counted operations a second over those of the best large matrix product."
     gpu = device.type == "cuda"
@@ -260,4 +280,4 @@ def loader_lines(device: torch.device, rounds: int) -> Iterator[Line]:
     yield Line("loading at 800 px, one worker", "one picture", each, None, None, 0.0, note=f"pictures of 320x240 enlarged; 12 workers give {12 / each:.0f} pictures/s; the GPU step it feeds is not run")
 
 
-SECTIONS = {"deform": deform_lines, "targets": target_lines, "nms": nms_lines, "inference": inference_lines, "limit": limit_lines, "step": step_lines}
+SECTIONS = {"deform": deform_lines, "targets": target_lines, "nms": nms_lines, "inference": inference_lines, "export": export_lines, "limit": limit_lines, "step": step_lines}

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PICTURES', 'VIDEOS', 'EXAMPLES', 'flag_value', 'config_flags', 'change_config', 'find_sources', 'video_frames',
            'write_video', 'predict_video', 'free_name', 'run_predict', 'predict_picture', 'predict_clip', 'test_config',
-           'run_eval', 'change_many', 'open_set', 'run_train', 'start_weights', 'run_convert', 'run_data', 'run_render',
-           'run_reproduce', 'run_info', 'Parser', 'make_parser', 'main']
+           'run_eval', 'change_many', 'open_set', 'run_train', 'start_weights', 'run_convert', 'run_export', 'run_data',
+           'run_render', 'run_reproduce', 'run_info', 'Parser', 'make_parser', 'main']
 
 # %% ../nbs/appendix/command.ipynb #6619a0d8
 import argparse
@@ -267,6 +267,16 @@ def run_convert(a: argparse.Namespace) -> int:
     print(convert_checkpoint(a.checkpoint, a.out, CheckpointKind(a.kind)))
     return 0
 
+# %% ../nbs/appendix/command.ipynb #e2b7d4c9
+def run_export(a: argparse.Namespace) -> int:
+    "smpr export: a network as ONNX or .pt2, checked against PyTorch before it gets its name."
+    from smpr.export import export_network, known_ending
+    from smpr.inference import load
+    known_ending(Path(a.out))                                    # better now than after loading
+    path, found = export_network(load(a.weights, "cpu"), a.out)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; on a picture at most {found.pixels:.1e} px ({found.strides:.1e} strides) and {found.probability:.1e} of a probability from PyTorch")
+    return 0
+
 # %% ../nbs/appendix/command.ipynb #4151a75a
 def run_data(a: argparse.Namespace) -> int:
     "smpr data: download COCO 2017, or check a set."
@@ -346,6 +356,7 @@ EXAMPLES = {"predict": "smpr predict holiday.jpg photos/ 'more/*.png' clip.mp4 -
             "train": "smpr train --preset small --weights imagenet --run runs/mine --minutes 30 --train.lr 5e-4",
             "eval": "smpr eval --images val/images --annotations val/person_keypoints.json --json numbers.json --flip",
             "convert": "smpr convert epoch_100.pth smpr_r50.safetensors --kind resnet50_pafpn",
+            "export": "smpr export rendered rendered.onnx    or    smpr export mine.safetensors mine.pt2",
             "data": "smpr data coco --root data/coco    or    smpr data check --images DIR --annotations FILE",
             "render": "smpr render people --count 1000 --size 320x240 --seed 1 --workers 2 --motion 0.3",
             "reproduce": "smpr reproduce table1 --scale mini --seeds 1 --jobs 2    or    smpr reproduce table1 --scheduler tcp://HOST:8786", "info": "smpr info"}
@@ -359,7 +370,7 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = {n: commands.add_parser(n, help=h, epilog=f"example: {EXAMPLES[n]}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
            for n, h in (("predict", "find people in pictures and videos"), ("train", "train a network"), ("eval", "measure a network on a COCO-format set"),
-                        ("convert", "read the published weights"), ("data", "download COCO, check a set"), ("render", "make pictures of rendered people (needs smpr[render])"), ("reproduce", "run a table of the paper"), ("info", "versions, device, settings, weights"))}
+                        ("convert", "read the published weights"), ("export", "write a network as ONNX or .pt2 (needs smpr[export])"), ("data", "download COCO, check a set"), ("render", "make pictures of rendered people (needs smpr[render])"), ("reproduce", "run a table of the paper"), ("info", "versions, device, settings, weights"))}
     _add_run_flags(add)
     if command == "render":                                      # its flags are the fields of a class whose import takes half a second
         from smpr.rendering import RenderConfig
@@ -386,6 +397,8 @@ def _add_run_flags(add: dict[str, argparse.ArgumentParser]) -> None:
     add["convert"].add_argument("checkpoint")
     add["convert"].add_argument("out")
     add["convert"].add_argument("--kind", required=True, help="resnet50_pafpn, resnet50_fpn or hrnet_w32")
+    add["export"].add_argument("weights", help="a shipped name or a .safetensors file")
+    add["export"].add_argument("out", help="file to write; .onnx or .pt2 decides the kind")
     add["data"].add_argument("what", choices=("coco", "check"))
     for flag in ("--root", "--images", "--annotations"): add["data"].add_argument(flag)
     add["data"].add_argument("--part", action="append", help="only this part: train, val, annotations, test or image_info; may be repeated")
@@ -405,7 +418,7 @@ def _add_run_flags(add: dict[str, argparse.ArgumentParser]) -> None:
 # %% ../nbs/appendix/command.ipynb #801b73d6
 def main(argv: list[str] | None = None) -> int:
     "The command; returns its exit code: 0 well, 2 bad input (one line says what), 130 interrupted."
-    run = {"predict": run_predict, "eval": run_eval, "convert": run_convert, "data": run_data, "render": run_render, "reproduce": run_reproduce, "info": run_info}
+    run = {"predict": run_predict, "eval": run_eval, "convert": run_convert, "export": run_export, "data": run_data, "render": run_render, "reproduce": run_reproduce, "info": run_info}
     try:
         words = sys.argv[1:] if argv is None else argv
         a, rest = make_parser(words[0] if words else None).parse_known_args(words)
