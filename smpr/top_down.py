@@ -69,6 +69,7 @@ class TopDownConfig:
     box_width: int = 1024                             # neurons between the 7 x 7 grid and the box
     keypoint_layers: tuple[int, ...] = (512,) * 8     # channels of the convolutions between the 14 x 14 grid and the heatmaps
     margin: float = 0.1                               # of the longer side, added on each side of a box of keypoints
+    sure_at: float = 20.0                             # logit of a heatmap from which on its keypoint counts as sure (torchvision: no such score)
 
 # %% ../nbs/appendix/top_down.ipynb #5f0fc5fb
 def top_down_config(scale: Scale) -> TopDownConfig:
@@ -131,7 +132,7 @@ class TopDown(SMPR):
         return self.look(self.backbone(images)[self.used], sizes, targets)
 
 # %% ../nbs/appendix/top_down.ipynb #5bcaaa83
-STEP_RATIO = 1.28       # steps of the peer in the time of one step of our last row, both at scale mini on one core
+STEP_RATIO = 1.0       # steps of the peer in the time of one step of our last row, both at scale mini on one core
 PEER = "keypoint-rcnn"     # what its records are called
 
 # %% ../nbs/appendix/top_down.ipynb #01c7881e
@@ -169,11 +170,12 @@ def picture_losses(net: TopDown, batch: Batch, config: Config, step: int) -> dic
     return peer_losses(net, maps, batch.people, [tuple(size) for size in batch.sizes.tolist()], config, step)
 
 # %% ../nbs/appendix/top_down.ipynb #32053dc2
-def found_entries(record: PictureRecord, found: dict[str, Tensor], factor: float, sigmas: Tensor) -> list[dict]:
+def found_entries(record: PictureRecord, found: dict[str, Tensor], factor: float, sigmas: Tensor, sure_at: float = 20.0) -> list[dict]:
     "The people found in one picture as COCO results with extra fields person, pose_score and oks."
-    keypoints, person = found["keypoints"][..., :2].float() / factor, found["scores"].float()
-    sure = found["keypoints_scores"].float().sigmoid().mean(1)
-    entries = coco_results(Poses(keypoints, person), record.id)
+    sure = (found["keypoints_scores"].float() / sure_at).clamp(0, 1).mean(1)
+    best = (found["scores"].float() * sure).argsort(descending=True)
+    keypoints, person, sure = found["keypoints"][best, :, :2].float() / factor, found["scores"][best].float(), sure[best]
+    entries = coco_results(Poses(keypoints, person * sure), record.id)
     columns = zip(person.tolist(), sure.tolist(), true_oks(keypoints, record, sigmas).tolist(), strict=True)
     return [e | {"person": round(p, 5), "pose_score": round(s, 5), "oks": round(q, 4)} for e, (p, s, q) in zip(entries, columns, strict=True)]
 
@@ -203,9 +205,9 @@ def picture_people(net: TopDown, poses: PoseSet, config: TestConfig) -> Iterator
         yield r, found[0], resize_factor(r.width, r.height, config.short, config.long)
 
 # %% ../nbs/appendix/top_down.ipynb #7182816e
-def peer_findings(seen: Iterator[tuple[PictureRecord, dict, float]], poses: PoseSet, sigmas: Tensor) -> Findings:
+def peer_findings(seen: Iterator[tuple[PictureRecord, dict, float]], poses: PoseSet, sigmas: Tensor, sure_at: float = 20.0) -> Findings:
     "Detections of a set, counted under each way of sorting. Raises SmprError."
-    results = [entry for record, found, factor in seen for entry in found_entries(record, found, factor, sigmas)]
+    results = [entry for record, found, factor in seen for entry in found_entries(record, found, factor, sigmas, sure_at)]
     fields = {Confidence.SCORE: "score", Confidence.PERSON: "person", Confidence.TRUE_OKS: "oks"}
     ids = [r.id for r in poses.records]
     scoring = {c.value: evaluate(poses.annotations, [r | {"score": r[name]} for r in results], poses.skeleton, ids) for c, name in fields.items()}
@@ -259,7 +261,7 @@ def run_peer(experiment: str, scale: Scale, seed: int = 0, config: Config | None
     work = train_kept if scale.frozen_features else train_pictures
     folder = settings.runs / experiment / f"{name}-{scale.name}-s{seed}"
     seen, extra = work(net, config, scale, cache or settings.runs / "cache", sets, folder, f"{name} seed {seed}")
-    findings = peer_findings(seen, sets[1], net.sigmas)
+    findings = peer_findings(seen, sets[1], net.sigmas, heads.sure_at)
     used = [part for part in scale.start_parts if any(k.startswith(part) for k in start)]
     extra |= {"start": {"weights": scale.start, "parts": used, "tensors": len(start)}, "top_down": asdict(heads), "parameters": sum(p.numel() for p in net.parameters())}
     return Run(make_record(experiment, name, scale, config, findings, sets, len(start), began) | extra, net, findings)
