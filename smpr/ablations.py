@@ -6,9 +6,9 @@
 __all__ = ['PAPER_TABLE1', 'SECTIONS', 'DENSE_ROWS', 'Row', 'row_config', 'Scale', 'make_scale', 'parameter_names',
            'apply_parameters', 'FrozenFeatures', 'backbone_maps', 'freeze_features', 'view_sample', 'test_sample',
            'head_losses', 'HeadState', 'sample_picks', 'head_step', 'train_head', 'kept_looks', 'picture_looks',
-           'start_state', 'code_state', 'environment', 'row_sets', 'more_set', 'Run', 'run_row', 'multi_scale_metrics',
-           'measure_more', 'feature_files', 'frozen_sets', 'state_key', 'record_path', 'beside', 'write_record',
-           'mark_made', 'made_here', 'load_records', 'state_of_reproduction', 'prepare_features']
+           'start_state', 'code_state', 'environment', 'row_sets', 'more_set', 'Run', 'make_record', 'run_row',
+           'multi_scale_metrics', 'measure_more', 'feature_files', 'frozen_sets', 'state_key', 'record_path', 'beside',
+           'write_record', 'mark_made', 'made_here', 'load_records', 'state_of_reproduction', 'prepare_features']
 
 # %% ../nbs/appendix/ablations.ipynb #464475c3
 import hashlib
@@ -262,10 +262,12 @@ def sample_picks(step: int, count: int, config: Config) -> list[int]:
     return [int(order[(step * config.train.batch + i) % count]) for i in range(config.train.batch)]
 
 # %% ../nbs/appendix/ablations.ipynb #d900dba0
-def head_step(state: HeadState, parts: torch.nn.Module, frozen: FrozenFeatures, config: Config) -> dict[str, Tensor]:
-    "One update of neck and head; returns its losses. Raises SmprError when they are not finite."
+def head_step(state: HeadState, parts: torch.nn.Module, frozen: FrozenFeatures | None, config: Config,
+              losses_of: Callable[[int], dict] | None = None       # losses of a step; None: ours on kept features
+              ) -> dict[str, Tensor]:
+    "One update of `parts`; returns its losses. Raises SmprError when they are not finite."
     for group in state.optimizer.param_groups: group["lr"] = config.train.lr * group["factor"] * lr_factor(state.step, config.train)
-    losses = head_losses(state.net, frozen, sample_picks(state.step, len(frozen), config), config)
+    losses = losses_of(state.step) if losses_of else head_losses(state.net, frozen, sample_picks(state.step, len(frozen), config), config)
     total = sum(losses.values())
     if not torch.isfinite(total): raise SmprError(f"step {state.step}: the loss is {total.item()}; lower the learning rate")
     state.optimizer.zero_grad()
@@ -277,18 +279,20 @@ def head_step(state: HeadState, parts: torch.nn.Module, frozen: FrozenFeatures, 
     return losses
 
 # %% ../nbs/appendix/ablations.ipynb #90e45127
-def train_head(net: SMPR, frozen: FrozenFeatures, config: Config, label: str = "training",
+def train_head(net: SMPR, frozen: FrozenFeatures | None, config: Config, label: str = "training",
                save: Path | None = None,     # where the state is kept while training; None: nowhere
                key: str = "",                # what the state belongs to
-               every: int = 25               # steps between two saves
+               every: int = 25,              # steps between two saves
+               *, losses_of: Callable[[int], dict] | None = None,      # losses of a step; None: ours on kept features
+               parts: torch.nn.Module | None = None                    # what learns; None: neck and head
                ) -> tuple[dict, list[dict]]:
     "Train neck and head, going on from a saved state; returns the averaged weights and a log of the losses."
-    parts = torch.nn.ModuleList([net.neck, net.head]).train()
+    parts = (torch.nn.ModuleList([net.neck, net.head]) if parts is None else parts).train()
     state = HeadState(net, make_optimizer(parts, config.train), Ema(net, config.train.ema))
     if save: state.restore(save, key)
     bar = tqdm(total=config.train.steps, initial=state.step, desc=label, mininterval=5)
     while state.step < config.train.steps:
-        losses = head_step(state, parts, frozen, config)
+        losses = head_step(state, parts, frozen, config, losses_of)
         if state.step % 20 == 0 or state.step == config.train.steps:
             state.log.append({"step": state.step} | {k: round(v.item(), 4) for k, v in losses.items()})
             bar.set_postfix_str(f"loss {sum(losses.values()).item():.3f}")
@@ -375,6 +379,21 @@ class Run:
     net: SMPR
     findings: Findings
 
+# %% ../nbs/appendix/ablations.ipynb #be1544c0
+def make_record(experiment: str, name: str, scale: Scale, config: Config, findings: Findings, sets: tuple[PoseSet, PoseSet],
+                tensors: int,          # how many the start weights gave
+                began: float           # `time.time()` at the start of the run
+                ) -> dict:
+    "What every record says: numbers, data, start, configuration, code, machine, seconds."
+    (train_set, val_set), people = sets, load_settings().data
+    ours = people.name == "people" and people.resolve() in train_set.images.resolve().parents
+    return {"experiment": experiment, "row": name, "scale": scale.name, "seed": config.train.seed, "metrics": findings.scoring[Confidence.SCORE],
+            "scoring": findings.scoring,
+            "data": {"kind": "rendered" if ours else "real", "train": set_hash(train_set), "val": set_hash(val_set),
+                     "train_pictures": len(train_set), "val_pictures": len(val_set)},
+            "start": {"weights": scale.start, "parts": list(scale.start_parts), "tensors": tensors},
+            "config": config_to_dict(config), "steps": config.train.steps, **environment(), "wall_seconds": round(time.time() - began, 1)}
+
 # %% ../nbs/appendix/ablations.ipynb #b01cf507
 def run_row(experiment: str, row: str, scale: Scale, seed: int = 0, config: Config | None = None, cache: Path | None = None,
             train_set: PoseSet | None = None, val_set: PoseSet | None = None, device: str = "auto",
@@ -398,12 +417,7 @@ def run_row(experiment: str, row: str, scale: Scale, seed: int = 0, config: Conf
     findings = collect(looks, val_set, net.sigmas, config.test.decode, config.assign, max(len(val_set) * _per_picture(config) // 15_000, 1) if keep_dense else None)
     if multi_scale: extra["multi_scale"] = multi_scale_metrics(net, val_set, config.test)
     if not own and (more := more_set(scale)): extra["more"], findings.more = measure_more(net, more, config, scale, cache or settings.runs / "cache")
-    record = {"experiment": experiment, "row": name, "scale": scale.name, "seed": seed, "metrics": findings.scoring[Confidence.SCORE],
-              "scoring": findings.scoring,
-              "data": {"kind": "rendered" if settings.data.name == "people" and settings.data.resolve() in train_set.images.resolve().parents else "real", "train": set_hash(train_set), "val": set_hash(val_set),
-                       "train_pictures": len(train_set), "val_pictures": len(val_set)},
-              "start": {"weights": scale.start, "parts": list(scale.start_parts), "tensors": len(start)},
-              "config": config_to_dict(config), "steps": config.train.steps, **environment(), "wall_seconds": round(time.time() - began, 1), **extra}
+    record = make_record(experiment, name, scale, config, findings, (train_set, val_set), len(start), began) | extra
     return Run(record, net, findings)
 
 # %% ../nbs/appendix/ablations.ipynb #cfd3af3b

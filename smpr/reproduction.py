@@ -37,6 +37,7 @@ from .ablations import Row, apply_parameters, beside, environment, made_here, ma
 from .full_training import file_digest
 from .representation import Variant
 from .settings import Settings, SmprError, atomic_write, load_settings
+from .top_down import PEER, peer_config
 from .training import Config
 
 # %% ../nbs/appendix/reproduction.ipynb #2854e551
@@ -45,7 +46,7 @@ class Job:
     "One run."
     experiment: str
     name: str                                       # what the record is called
-    row: str                                        # the row of Table I that it changes
+    row: str                                        # the row of Table I that it changes, or the peer's
     parameters: tuple[tuple[str, object], ...] = ()  # further parameters of run.ipynb
     seed: int = 0
 
@@ -104,13 +105,14 @@ def deviation_jobs(scale: str, seed: int = 0) -> list[Job]:
 
 # %% ../nbs/appendix/reproduction.ipynb #dcd71d66
 def table3_jobs(scale: str, seed: int = 0) -> list[Job]:
-    "Our rows of Table III; each is also tested with several sizes and mirrored."
+    "Our rows of Table III, each also tested with several sizes and mirrored; and the peer."
     last, both = Row.PAFPN.value, ("multi_scale", True)
     if make_scale(scale).frozen_features:
-        return [Job("table3", "stand-in-pafpn", last, (both,), seed), Job("table3", "stand-in-hrfpn", last, (both, ("model_neck", "hrfpn")), seed)]
+        return [Job("table3", "stand-in-pafpn", last, (both,), seed), Job("table3", "stand-in-hrfpn", last, (both, ("model_neck", "hrfpn")), seed),
+                Job("table3", PEER, PEER, (), seed)]
     long = (("train_steps", 178_125), ("train_drops", "[0.8, 0.9]")) if scale == "coco" else ()      # 100 epochs of 57k pictures in batches of 32
     hrnet = (("model_backbone", "hrnet_w32"), ("model_frozen_stages", 0), ("model_frozen_norm_affine", False), ("train_clip", 0.0))
-    return [Job("table3", "resnet50", last, (both, *long), seed), Job("table3", "hrnet-w32", last, (both, *hrnet, *long), seed)]
+    return [Job("table3", "resnet50", last, (both, *long), seed), Job("table3", "hrnet-w32", last, (both, *hrnet, *long), seed), Job("table3", PEER, PEER, long, seed)]
 
 # %% ../nbs/appendix/reproduction.ipynb #a1002726
 TABLES = ("table1", "table2", "table3", "figure6", "deviations")     # what needs runs; the other figures read those of table1
