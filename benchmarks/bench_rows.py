@@ -30,6 +30,7 @@ from smpr.scoring import score_targets
 from smpr.settings import load_settings
 from smpr.skeleton import COCO17
 from smpr.training import Ema, make_optimizer, make_state, small_config, step_batches, train_step
+from smpr.winograd import quick_convs
 
 STRIDES = (8, 16, 32, 64, 128)
 NAIVE = {"np": np, "torch": torch, "math": math, "Region": Region}
@@ -141,7 +142,7 @@ def inference_lines(device: torch.device, rounds: int) -> Iterator[Line]:
     "A picture to poses: ours beside Keypoint R-CNN, both with random weights and as many people kept as the row says."
     torch.manual_seed(0)
     ours = SMPR(ModelConfig(neck=NeckName.FPN)).to(device, memory_format=torch.channels_last).eval()
-    fold_norms(ours.backbone)
+    fold_norms(ours.backbone), quick_convs(ours.neck), quick_convs(ours.head)     # as `load` does
     torch.nn.init.zeros_(ours.head.person.bias)                              # everybody is likely: all candidates reach the selection
     peer = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None, box_score_thresh=0.0).to(device).eval()
     picture = torch.randint(0, 255, (1, 3, 800, 1088), dtype=torch.uint8)

@@ -688,4 +688,9 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'smpr.training.train': ('training.html#train', 'smpr/training.py'),
                                'smpr.training.train_step': ('training.html#train_step', 'smpr/training.py'),
                                'smpr.training.unpack_optimizer': ('training.html#unpack_optimizer', 'smpr/training.py'),
-                               'smpr.training.wrap': ('training.html#wrap', 'smpr/training.py')}}}
+                               'smpr.training.wrap': ('training.html#wrap', 'smpr/training.py')},
+            'smpr.winograd': { 'smpr.winograd._quick_forward': ('appendix/winograd.html#_quick_forward', 'smpr/winograd.py'),
+                               'smpr.winograd.kernel_products': ('appendix/winograd.html#kernel_products', 'smpr/winograd.py'),
+                               'smpr.winograd.pays': ('appendix/winograd.html#pays', 'smpr/winograd.py'),
+                               'smpr.winograd.quick_convs': ('appendix/winograd.html#quick_convs', 'smpr/winograd.py'),
+                               'smpr.winograd.winograd_conv': ('appendix/winograd.html#winograd_conv', 'smpr/winograd.py')}}}

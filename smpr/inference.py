@@ -28,6 +28,7 @@ from .representation import decode_pose
 from .scoring import confidence
 from .settings import SmprError, atomic_write, resolve_device
 from .skeleton import Skeleton
+from .winograd import quick_convs
 
 # %% ../nbs/09_inference.ipynb #cecc3eea
 @dataclass(frozen=True)
@@ -273,6 +274,7 @@ def load(weights: str | Path = "rendered",     # a shipped name, or a .safetenso
     net.test = read_test(meta.get("test", {}), str(path))
     net.card = meta.get("card", {})
     fold_norms(net.backbone)
+    quick_convs(net.neck), quick_convs(net.head)                    # appendix winograd
     return net.to(resolve_device(device or "auto")).to(memory_format=torch.channels_last).tune().eval()
 
 # %% ../nbs/09_inference.ipynb #5cbfd8c4
