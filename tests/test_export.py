@@ -1,6 +1,5 @@
 """Exported files beside PyTorch. Keypoints are compared in px of the network's input (240x320, up to 319), probabilities absolutely, at every location."""
 import os
-import stat
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from smpr.export import (Dense, dense_poses, difference, export_network, export_
                          self_check, weights_digest)
 from smpr.inference import TestConfig, fit_picture, load, predict
 from smpr.model import SMPR, BackboneName, ModelConfig, fold_norms
-from smpr.settings import SmprError, load_settings
+from smpr.settings import SmprError, atomic_write, load_settings
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -188,19 +187,14 @@ def test_a_full_disk_keeps_the_old_file(net, program, tmp_path, monkeypatch):
     assert "cannot be written" in message(lambda: export_network(net, tmp_path / "net.pt2", program)) and not list(tmp_path.iterdir())
 
 
-def test_a_folder_is_made_and_the_file_readable(net, program, tmp_path):
-    path, found = export_network(net, tmp_path / "new" / "net.pt2", program)
-    assert found.worst < LIMIT and path.stat().st_mode & stat.S_IRUSR and os.listdir(path.parent) == ["net.pt2"]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_command(kind, program, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(smpr.export, "export_program", lambda net: program)                    # made once is enough
-    if kind == ".onnx": monkeypatch.setattr(smpr.export, "save_onnx", lambda program, notes, path: path.write_bytes(b"not a graph"))
-    code = main(["export", "rendered", str(tmp_path / f"net{kind}")])
+    if kind == ".onnx": monkeypatch.setattr(smpr.export, "save_onnx", lambda program, notes, path: atomic_write(path, b"not a graph"))
+    code = main(["export", "rendered", str(tmp_path / "new" / f"net{kind}")])
     out, err = capsys.readouterr()
-    if kind == ".pt2": assert code == 0 and "MB" in out and "px" in out and load_exported(tmp_path / "net.pt2").skeleton.K == 17
-    else: assert code == 2 and err.count("smpr: error: ") == 1 and not list(tmp_path.iterdir())
+    if kind == ".pt2": assert code == 0 and "MB" in out and "px" in out and os.listdir(tmp_path / "new") == ["net.pt2"]
+    else: assert code == 2 and err.count("smpr: error: ") == 1 and not os.listdir(tmp_path / "new")
 
 
 # other networks
