@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from smpr.assignment import AssignConfig, Region, assign_regions, assign_scene, oks_positives, refinement_persons
 from smpr.representation import Variant, decode_pose, encode_pose, level_locations, level_sizes, oks, pseudo_boxes
 from smpr.skeleton import Scene, Skeleton, flip_pairs_from_names, load_scene, skeleton_from_category, skeleton_to_category
+from smpr.winograd import kernel_products, winograd_conv
 
 P3_P7 = (8, 16, 32, 64, 128)
 few = settings(max_examples=60, deadline=None, derandomize=True)
@@ -193,3 +194,14 @@ def test_scene_assignment_works_for_any_K(K, G, seed):
 def test_scene_travels_with_the_package():
     scene = load_scene()
     assert scene.keypoints.shape[::2] == (3, 3) and np.isfinite(scene.keypoints).all()
+
+
+@few
+@given(seeds, st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.integers(1, 23), st.integers(1, 23), st.integers(1, 4), st.booleans())
+def test_winograd_equals_the_plain_convolution(seed, n, c, o, h, w, rows, biased):
+    "Any number of pictures and channels, any size of the map, any cut into pieces."
+    g = torch.Generator().manual_seed(seed)
+    x, weight = torch.randn(n, c, h, w, generator=g, dtype=torch.float64), torch.randn(o, c, 3, 3, generator=g, dtype=torch.float64)
+    bias = torch.randn(o, generator=g, dtype=torch.float64) if biased else None
+    plain = torch.nn.functional.conv2d(x, weight, bias, padding=1)
+    torch.testing.assert_close(winograd_conv(x, kernel_products(weight), bias, rows), plain, rtol=1e-9, atol=1e-9)

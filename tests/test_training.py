@@ -209,3 +209,14 @@ def test_best_is_the_best(tmp_path):
     keeper.close()
     saved = json.loads((tmp_path / "best" / "state.json").read_text())
     assert saved["step"] == 2 and saved["metrics"]["AP"] == state.best == .5
+
+
+def test_compiled_training_is_the_same_training(uncut, tmp_path, monkeypatch):
+    "torch.compile is asked for once when somebody wants it, and never otherwise; with a compiler that changes nothing, nothing changes."
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda net: asked.append(net) or net)
+    train(tiny(), people("train", 10), tmp_path / "plain", steps=1, **QUIET)
+    assert asked == []
+    train(tiny(), people("train", 10), tmp_path / "compiled", compiled=True, log_every=1, **QUIET)
+    assert len(asked) == 1
+    for name, t in tensors(tmp_path / "compiled").items(): assert torch.equal(t, tensors(uncut[0])[name]), name
