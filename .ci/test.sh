@@ -36,7 +36,7 @@ step "ablation runs and notebooks, smoke scale, through papermill"
 OMP_NUM_THREADS=1 python - <<'PYTHON'
 from smpr.ablations import make_scale, prepare_features
 from smpr.reproduction import plan, run_jobs
-wanted = ("refine-star", "psm", "oks-0.3", "assign-shrink", "stand-in-hrfpn")
+wanted = ("refine-star", "psm", "oks-0.3", "assign-shrink", "stand-in-hrfpn", "keypoint-rcnn")
 prepare_features(make_scale("smoke"))
 failed = run_jobs([j for j in plan("all", "smoke") if j.name in wanted], "smoke", 2, 1)
 raise SystemExit(f"failed: {failed}" if failed else 0)

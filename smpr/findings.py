@@ -26,7 +26,7 @@ from torch import Tensor
 from .assignment import AssignConfig, assign_regions
 from .data import PictureRecord, PoseSet, check_document, read_json
 from .evaluation import _coco, _truth, evaluate
-from .inference import DecodeConfig, candidates, soft_nms
+from .inference import DecodeConfig, best_locations, candidates, soft_nms
 from .losses import Predictions
 from .representation import decode_pose, pseudo_boxes
 from .scoring import oracle_confidence
@@ -53,8 +53,7 @@ class Confidence(StrEnum):
 def candidate_places(pred: Predictions, n: int, config: DecodeConfig = DecodeConfig()) -> Tensor:
     "The locations whose poses `candidates` returns, in its order, (M,)."
     c = pred.person[n].float().sigmoid() * (1 if pred.score is None else pred.score[n].float().sigmoid())
-    by_level = [(pred.strides == s).nonzero().flatten() for s in pred.level_strides]
-    return torch.cat([m[c[m].topk(config.level_top).indices] if len(m) > config.level_top else m for m in by_level])
+    return best_locations(c, pred.strides, config.level_top)
 
 # %% ../nbs/appendix/findings.ipynb #986fd029
 def true_oks(poses: Tensor, record: PictureRecord, sigmas: Tensor) -> Tensor:
