@@ -170,7 +170,7 @@ def export_lines(device: torch.device, rounds: int) -> Iterator[Line]:
     "A padded picture to dense poses, without the selection: PyTorch beside the exported files. On the CPU, whatever the device of the other rows."
     torch.manual_seed(0)
     large = SMPR(ModelConfig(neck=NeckName.FPN)).to(memory_format=torch.channels_last).eval()
-    fold_norms(large.backbone)
+    fold_norms(large.backbone), quick_convs(large.neck), quick_convs(large.head)     # as `load` does
     with TemporaryDirectory() as folder:
         for name, net, size in (("shipped weights", load("rendered", "cpu"), (256, 320)), ("ResNet-50 + FPN, random weights", large, (800, 1088))):
             images, sizes = torch.randint(0, 255, (1, 3, *size), dtype=torch.uint8), torch.tensor([size])
@@ -273,7 +273,7 @@ def loader_lines(device: torch.device, rounds: int) -> Iterator[Line]:
         return (time.perf_counter() - began) / batches
     batch = next(iter(step_batches(config, people, 0, 1, workers=0)))
     state = make_state(config, people.skeleton, device)
-    step = median_time(lambda: train_step(state.net, state, batch, config), device, max(rounds // 2, 3))
+    step = median_time(lambda: train_step(state.net, state, batch, config), device, rounds)
     load = rate(config, 2, 12)
     yield versus(f"loading a batch of {config.train.batch} at 320x240, two workers", "the small network's training step, which it feeds", (load, step), 1, "pictures travel as uint8, normalised on the device")
     large = replace(config, data=replace(config.data, short=800, long=1333, crop=800), train=replace(config.train, batch=8))
