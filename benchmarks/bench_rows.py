@@ -180,7 +180,7 @@ def export_lines(device: torch.device, rounds: int) -> Iterator[Line]:
             for kind, save in ((".onnx", save_onnx), (".pt2", save_pt2)):
                 file = load_exported(save(program, make_notes(net), Path(folder) / f"net{kind}"))
                 found = difference(plain(), file.dense(images, sizes))
-                times = race(lambda: file.dense(images, sizes), plain, rounds=min(rounds, 3 if net is large else 5), warm=0)     # both have just run
+                times = race(lambda: file.dense(images, sizes), plain, rounds=3 if net is large else rounds, warm=1)
                 yield versus(f"dense poses of one picture, {name}, {'x'.join(map(str, size))}, {'ONNX Runtime' if kind == '.onnx' else kind}", "PyTorch, eager, norms folded, channels last", times, 0.0,
                              f"{torch.get_num_threads()} threads each; {'graph for this size alone' if net is large else 'graph for any size'}; without selection; largest difference {found.strides:.0e} strides, {found.probability:.0e} of a probability")
 

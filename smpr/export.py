@@ -178,6 +178,7 @@ def onnx_runner(path: Path) -> tuple[Callable, dict[str, str]]:
     runtime = need("onnxruntime", f"{path}: running ONNX")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")      # its threads sleep between pictures, PyTorch needs the cores, too
     try: session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as e: raise SmprError(f"{path}: cannot be read as ONNX ({type(e).__name__}); export it again") from None     # its errors share no base
     run = lambda images, sizes: map(torch.from_numpy, session.run(list(AXES)[2:], {"images": images.numpy(), "sizes": sizes.numpy()}))
