@@ -56,7 +56,7 @@ def chart_ratios(lines: list[Line]) -> Figure:
     fig = Figure(figsize=(9, .3 * len(lines) + 1.2), layout="constrained")
     ax = fig.add_subplot()
     values = [l.ratio / l.aim for l in lines]
-    bars = ax.barh([l.what.replace("deformable convolution, forward and backward", "deformable convolution") for l in lines], values, color=["C0" if v >= 1 else "C3" for v in values])
+    bars = ax.barh([l.what.replace("deformable convolution, forward and backward", "deformable convolution") + ", bfloat16" * l.note.startswith("bfloat16") for l in lines], values, color=["C0" if v >= 1 else "C3" for v in values])
     ax.bar_label(bars, [f"{l.ratio:.3g} of {l.aim:g}" for l in lines], padding=3, fontsize=7)
     ax.axvline(1, color="k", lw=.8)
     ax.set(xscale="log", xlabel="ratio reached / ratio aimed at (blue: met)")
@@ -87,7 +87,7 @@ def write(record: dict, kind: str, figures: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(figures / "results" / f"bench_{kind}.json", json.dumps(record, indent=1) + "\n")
     atomic_write(folder / f"bench_{kind}.md", table(record))
-    chart_ratios(sum(lines.values(), [])).savefig(folder / f"bench_{kind}.png", dpi=130)
+    chart_ratios(sum(lines.values(), whole_table(figures))).savefig(folder / f"bench_{kind}.png", dpi=130)
     persons = [l for l in lines.get("inference", []) if l.ratio is not None]
     if persons: chart_persons(persons).savefig(folder / f"persons_{kind}.png", dpi=130)
     if record.get("growth"): chart_growth(record["growth"]["series"]).savefig(folder / f"growth_{kind}.png", dpi=130)
