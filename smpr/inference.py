@@ -251,8 +251,8 @@ def shipped_weights() -> dict[str, Path]:
 
 # %% ../nbs/09_inference.ipynb #c3aa9d58
 def read_test(values: dict,           # JSON, as `config_to_dict` made it
-                   where: str              # named in the error
-                   ) -> TestConfig:
+              where: str             # named in the error
+              ) -> TestConfig:
     "The test settings inside a file. Raises SmprError."
     values = dict(values)
     decode = config_from_dict(DecodeConfig, values.pop("decode", {}), where)
