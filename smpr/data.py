@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PictureRecord', 'PoseSet', 'read_json', 'read_keypoints', 'check_document', 'load_set', 'read_image', 'trainable',
            'Sample', 'make_sample', 'resize_factor', 'resize', 'flip', 'Outside', 'clip_people', 'crop', 'warp',
-           'recolor', 'DataConfig', 'warp_random', 'augment', 'Batch', 'collate', 'TrainStream', 'DrawSampler',
-           'Collate', 'one_thread', 'train_loader', 'set_hash']
+           'recolor', 'occlude', 'DataConfig', 'warp_random', 'augment', 'mosaic', 'Batch', 'collate', 'TrainStream',
+           'DrawSampler', 'Collate', 'one_thread', 'train_loader', 'set_hash']
 
 # %% ../nbs/08_data.ipynb #f3ae7eb9
 # Shapes: N pictures, G persons, K keypoints, H and W height and width of a picture in px.
@@ -299,6 +299,20 @@ def recolor(image: np.ndarray,               # (H, W, 3) uint8
     table = table.clip(0, 255).astype(np.uint8)
     return np.stack([table[:, c][image[..., c]] for c in range(3)], -1)
 
+# %% ../nbs/08_data.ipynb #a2672dd7
+def occlude(image: np.ndarray,               # (H, W, 3) uint8
+            rng: np.random.Generator,
+            most: int                        # rectangles at most; their number is drawn
+            ) -> np.ndarray:
+    "Cover up to `most` random rectangles with one colour and noise."
+    out, (h, w) = image.copy(), image.shape[:2]
+    for _ in range(rng.integers(0, most + 1)):
+        height, width = (max(1, int(side * rng.uniform(.05, .25))) for side in (h, w))
+        y, x = rng.integers(0, h - height + 1), rng.integers(0, w - width + 1)
+        patch = rng.uniform(0, 255, 3) + rng.normal(0, 12, (height, width, 3))
+        out[y:y + height, x:x + width] = patch.clip(0, 255)
+    return out
+
 # %% ../nbs/08_data.ipynb #519f5e2a
 @dataclass(frozen=True)
 class DataConfig:
@@ -313,6 +327,8 @@ class DataConfig:
     zoom: tuple[float, float] | None = None           # small runs: random zoom replaces the crop (not in the paper)
     turn: float = 0.0                                 # degrees, standard deviation of random rotation (not in the paper)
     color: float = 0.0                                # strength of random colour (not in the paper)
+    occlude: int = 0                                  # rectangles hidden at most (not in the paper)
+    mosaic: float = 0.0                               # probability of four pictures in one (not in the paper)
     replace_empty: bool = True                        # a picture without people is replaced by another (published code)
 
     def __post_init__(self): take_choices(self)
@@ -346,7 +362,25 @@ def augment(sample: Sample,                  # in the size of its file
         x, y = rng.integers(0, max(w - config.crop, 0) + 1), rng.integers(0, max(h - config.crop, 0) + 1)
         sample = crop(sample, int(x), int(y), config.crop, config.outside)
     if config.color: sample = replace(sample, image=recolor(sample.image, rng, config.color))
+    if config.occlude: sample = replace(sample, image=occlude(sample.image, rng, config.occlude))
     return sample
+
+# %% ../nbs/08_data.ipynb #356d8644
+def mosaic(samples: list["Sample"]           # four: top left, top right, bottom left, bottom right
+           ) -> "Sample":
+    "Four samples as one; where their sizes differ they meet in the middle, and grey fills the rest."
+    h = [max(s.image.shape[0] for s in samples[i:i + 2]) for i in (0, 2)]
+    w = [max(s.image.shape[1] for s in samples[i::2]) for i in (0, 1)]
+    image = np.empty((sum(h), sum(w), 3), np.uint8)
+    image[:] = (124, 116, 104)
+    people, boxes = [], []
+    for n, s in enumerate(samples):
+        own = s.image.shape[:2]
+        y, x = (h[0] if n >= 2 else h[0] - own[0]), (w[0] if n % 2 else w[0] - own[1])
+        image[y:y + own[0], x:x + own[1]] = s.image
+        people.append(s.keypoints + np.where(s.keypoints[..., 2:] > 0, (x, y, 0), 0))
+        if s.boxes is not None: boxes.append(s.boxes + (x, y, x, y))
+    return Sample(image, np.concatenate(people), np.concatenate([s.areas for s in samples]), np.concatenate(boxes) if len(boxes) == 4 else None)
 
 # %% ../nbs/08_data.ipynb #e2933cd8
 @dataclass
@@ -402,15 +436,21 @@ class TrainStream(Dataset):
         if self.epoch[0] != epoch: self.epoch = (epoch, np.random.default_rng([self.seed, 1, epoch]).permutation(self.order))
         return int(self.epoch[1][place])
 
-    def __getitem__(self, draw: int) -> Sample:
-        rng, index = np.random.default_rng([self.seed, 2, draw]), self.index(draw)
-        boxes = self.config.pseudo_box if self.config.zoom is None else None       # a turned box is none
+    def sample(self, index: int, config: DataConfig, rng: np.random.Generator) -> Sample:
+        "A random sample of one record, or of another one when nobody is left in it."
+        boxes = config.pseudo_box if config.zoom is None else None       # a turned box is none
         for _ in range(20):
             start = make_sample(self.picture(index), self.poses.records[index], boxes)
-            sample = augment(start, self.config, self.poses.skeleton, rng)
-            if len(sample.areas) or not self.config.replace_empty: break
+            sample = augment(start, config, self.poses.skeleton, rng)
+            if len(sample.areas) or not config.replace_empty: break
             index = int(rng.choice(self.order))
         return sample
+
+    def __getitem__(self, draw: int) -> Sample:
+        rng, index, config = np.random.default_rng([self.seed, 2, draw]), self.index(draw), self.config
+        if not config.mosaic or rng.random() >= config.mosaic: return self.sample(index, config, rng)
+        half = replace(config, short=config.short // 2, long=config.long // 2)
+        return mosaic([self.sample(int(i), half, rng) for i in (index, *rng.choice(self.order, 3))])
 
 # %% ../nbs/08_data.ipynb #d02ee788
 @dataclass(frozen=True)
