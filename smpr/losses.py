@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['People', 'Predictions', 'LossConfig', 'focal_loss', 'heatmap_classes', 'heatmap_targets', 'pose_l1', 'Targets',
-           'make_targets', 'over_processes', 'stack_targets', 'loss_counts', 'score_loss', 'compute_losses']
+           'make_targets', 'over_processes', 'stack_targets', 'loss_counts', 'score_loss', 'own_oks', 'compute_losses']
 
 # %% ../nbs/06_losses.ipynb #53959b3e
 # Shapes: N pictures, P locations, G persons, K keypoints, h x w cells of the heatmap.
@@ -58,6 +58,7 @@ class LossConfig:
     initial: float = 0.05                     # lambda 3, L1 of the initial pose
     refined: float = 0.1                      # lambda 4, L1 of the refined pose
     score: float = 1.0                        # lambda 5, BCE of the pose score
+    oks: float = 0.0                          # 1 - OKS of the refined pose (not in the paper)
     oks_weighted: Variant = Variant.CODE      # CODE: L1 of a location counts by its initial pose's OKS, PAPER: all alike
     counts_global: bool = True                # True: normalise over all processes; False: each GPU by itself (published code)
 
@@ -144,12 +145,17 @@ def stack_targets(pred: Predictions, people: list[People], sigmas: Tensor,
     return Targets(*(torch.stack([getattr(t, name) for t in each]) for name in ("region", "refined", "weight", "score")))
 
 # %% ../nbs/06_losses.ipynb #3131b6cf
-def _weighted_l1(pred: Predictions, offsets: Tensor, persons: Tensor, people: list[People], weight: Tensor) -> Tensor:
-    "Sum of weight times L1 over the locations that have a person; offsets (N, P, 2K), persons and weight (N, P)."
+def _owned(pred: Predictions, offsets: Tensor, persons: Tensor, people: list[People]) -> tuple[Tensor, ...]:
+    "Locations that have a person: their picture and number (M,), their poses (M, K, 2), and each one's person: keypoints (M, K, 3), area (M,)."
     n, p = (persons >= 0).nonzero(as_tuple=True)
     first = torch.tensor([0] + [len(x.boxes) for x in people], device=persons.device).cumsum(0)
-    truth = torch.cat([x.keypoints for x in people])[first[n] + persons[n, p]]
+    own = first[n] + persons[n, p]
     poses = decode_pose(offsets[n, p].float(), pred.locations[p], pred.strides[p])
+    return n, p, poses, torch.cat([x.keypoints for x in people])[own], torch.cat([x.areas for x in people])[own]
+
+def _weighted_l1(pred: Predictions, offsets: Tensor, persons: Tensor, people: list[People], weight: Tensor) -> Tensor:
+    "Sum of weight times L1 over the locations that have a person; offsets (N, P, 2K), persons and weight (N, P)."
+    n, p, poses, truth, _ = _owned(pred, offsets, persons, people)
     return (weight[n, p] * pose_l1(poses, truth, pred.strides[p])).sum()
 
 # %% ../nbs/06_losses.ipynb #a1389e34
@@ -171,6 +177,18 @@ def score_loss(logits: Tensor,         # (N, P)
     bce = F.binary_cross_entropy_with_logits(logits.float()[asked], t.score[asked], reduction="sum")
     return bce / count.clamp(min=1)
 
+# %% ../nbs/06_losses.ipynb #07744d96
+def own_oks(poses: Tensor,        # (M, K, 2) px
+            keypoints: Tensor,    # (M, K, 3) px, visibility: of the pose's own person
+            areas: Tensor,        # (M,) px^2
+            sigmas: Tensor        # (K,)
+            ) -> Tensor:          # (M,) in [0, 1]
+    "OKS of every pose with the person beside it in the list; differentiable."
+    seen = (keypoints[..., 2] > 0).float()
+    d2 = (poses - keypoints[..., :2]).square().sum(-1)
+    near = torch.exp(-d2 / (2 * (areas[:, None] + 1e-9) * (2 * sigmas) ** 2))
+    return (near * seen).sum(1) / seen.sum(1).clamp(min=1)
+
 # %% ../nbs/06_losses.ipynb #e8b3f65f
 def compute_losses(pred: Predictions,                        # of N pictures
                    people: list[People],                     # N
@@ -187,6 +205,9 @@ def compute_losses(pred: Predictions,                        # of N pictures
     losses["initial"] = _weighted_l1(pred, pred.initial, t.region, people, t.weight) / w0.clamp(min=1e-6) * config.initial
     if pred.refined is not None:
         losses["refined"] = _weighted_l1(pred, pred.refined, t.refined, people, t.weight) / w1.clamp(min=1e-6) * config.refined
+        if config.oks:
+            *_, poses, truth, areas = _owned(pred, pred.refined, t.refined, people)
+            losses["oks"] = (1 - own_oks(poses, truth, areas, sigmas)).sum() / n1.clamp(min=1) * config.oks
     if pred.score is not None: losses["score"] = score_loss(pred.score, t, n0, n1) * config.score
     if marks is not None: losses["heatmap"] = focal_loss(pred.heatmap, marks) / (cells + images) * config.heatmap
     return {name: loss * world for name, loss in losses.items()}
