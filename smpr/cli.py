@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['PICTURES', 'VIDEOS', 'EXAMPLES', 'flag_value', 'config_flags', 'change_config', 'find_sources', 'video_frames',
            'write_video', 'predict_video', 'free_name', 'run_predict', 'predict_picture', 'predict_clip', 'test_config',
-           'run_eval', 'change_many', 'open_set', 'run_train', 'start_weights', 'run_convert', 'run_export', 'run_data',
-           'run_render', 'run_reproduce', 'run_info', 'Parser', 'make_parser', 'main']
+           'run_eval', 'change_many', 'open_set', 'preset_config', 'training_set', 'fitted', 'run_train',
+           'start_weights', 'run_convert', 'run_export', 'run_data', 'run_render', 'run_reproduce', 'run_info',
+           'Parser', 'make_parser', 'main']
 
 # %% ../nbs/appendix/command.ipynb #6619a0d8
 import argparse
@@ -233,27 +234,65 @@ def open_set(images: str | None, annotations: str | None, default: Path, flags: 
     kinds = [c for c in (content.get("categories") or [] if isinstance(content, dict) else []) if c.get("id") == 1 and c.get("keypoints")]
     return load_set(pictures, file, skeleton_from_category(kinds[0]) if kinds and tuple(kinds[0]["keypoints"]) != COCO17.names else COCO17)
 
+# %% ../nbs/appendix/command.ipynb #3075f37e
+def preset_config(name: str, run: Path):
+    "The configuration that a preset's name means; the schedule of photographs (real-cpu, real-gpu) comes from the run that is continued, if there is one."
+    from smpr.real_people import real_config
+    from smpr.training import Config, find_checkpoint, small_config
+    if name == "small": return small_config()
+    if not name.startswith("real"): return Config.preset(name)
+    saved = find_checkpoint(run / "last")
+    steps = json.loads((saved / "state.json").read_text())["config"]["train"]["steps"] if saved else 6000
+    return real_config(steps, name == "real-gpu")
+
+def training_set(a: argparse.Namespace):
+    "The set that --images and --annotations name; without them the rendered people, or COCO with the presets for photographs. --rendered mixes. Raises SmprError."
+    from smpr.full_training import coco_set
+    from smpr.real_people import join_sets
+    default = load_settings().data / "train"
+    if a.preset.startswith("real") and not (a.images or a.annotations): given = coco_set(load_settings().coco, "train")
+    else: given = open_set(a.images, a.annotations, default, "--images, --annotations")
+    return join_sets([given, open_set(None, None, default, "")], [1, a.rendered]) if a.rendered else given
+
+def fitted(config, train_set, run: Path, minutes: float, start, device: str, workers: int):
+    "`config` with as many steps as fit into `minutes` here; a run that is continued keeps its own. Raises SmprError under torchrun."
+    from smpr.real_people import fit_steps
+    from smpr.settings import resolve_device
+    from smpr.training import find_checkpoint
+    if find_checkpoint(run / "last"): return config
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1: raise SmprError("--minutes: several processes cannot measure their speed beforehand; give --train.steps, too")
+    steps = fit_steps(config, train_set, minutes, start, resolve_device(device), workers)
+    print(f"{steps} steps of {config.train.batch} pictures fit into {minutes:g} minutes here")
+    return replace(config, train=replace(config.train, steps=steps, warmup=min(config.train.warmup, steps // 4)))
+
 # %% ../nbs/appendix/command.ipynb #ac6185c9
 def run_train(a: argparse.Namespace, changes: list[str]) -> int:
     "smpr train: any configuration field is a flag --section.field VALUE."
-    from smpr.training import Config, small_config, train
+    from smpr.training import train
     settings = load_settings()
-    config = change_many(small_config() if a.preset == "small" else Config.preset(a.preset), changes)
+    run = Path(a.run or settings.runs / "train")
+    config = change_many(preset_config(a.preset, run), changes)
     if a.list: return print("\n".join(f"--{k} {v}" for k, v in config_flags(config).items())) or 0
-    train_set = open_set(a.images, a.annotations, settings.data / "train", "--images, --annotations")
+    train_set = training_set(a)
     val_set = open_set(a.val_images, a.val_annotations, settings.data / "val", "--val-images, --val-annotations") if a.val_images or a.val_annotations else None
-    summary = train(config, train_set, Path(a.run or settings.runs / "train"), val_set, start_weights(a.weights, config), a.minutes, a.steps, settings.workers,
+    start = start_weights(a.weights or ("rendered" if a.preset.startswith("real") else None), config, a.preset.startswith("real"))
+    if a.preset.startswith("real") and a.minutes and not any(c.startswith("--train.steps") for c in changes):
+        config = fitted(config, train_set, run, a.minutes, start, a.device or settings.device, settings.workers)
+    summary = train(config, train_set, run, val_set, start, a.minutes, a.steps, settings.workers,
                     a.device or settings.device, a.resume, a.eval_every, compiled=a.compile)
     if int(os.environ.get("RANK", 0)) == 0: print(json.dumps(summary, default=str))
     return 0
 
 # %% ../nbs/appendix/command.ipynb #f1e02607
-def start_weights(name: str | None, config):
-    "What training begins with: nothing, `imagenet` (the backbone only), shipped weights or a file. Raises SmprError."
+def start_weights(name: str | None, config, fitting: bool = False):
+    "What training begins with: nothing, `imagenet` (the backbone only), shipped weights or a file; `fitting` takes those parts that this network has, too. Raises SmprError."
     from smpr.checkpoints import load_lite0_imagenet
     from smpr.inference import load
     from smpr.model import SMPR, BackboneName
-    if name != "imagenet": return load(name, "cpu").state_dict() if name else None
+    if not name: return None
+    if name != "imagenet":
+        given, own = load(name, "cpu").state_dict(), SMPR(config.model).state_dict() if fitting else {}
+        return {k: v for k, v in given.items() if not fitting or k in own and own[k].shape == v.shape}
     if config.model.backbone != BackboneName.LITE0: raise SmprError("--weights imagenet: only the backbone efficientnet_lite0 has ImageNet weights in a package; give a file")
     net = SMPR(config.model)
     load_lite0_imagenet(net.backbone)
@@ -375,7 +414,9 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     if command == "render":                                      # its flags are the fields of a class whose import takes half a second
         from smpr.rendering import RenderConfig
         for name, value in config_flags(RenderConfig()).items(): add["render"].add_argument(f"--{name}", help=f"default {','.join(map(str, value)) if isinstance(value, tuple) else value}")
-    add["train"].add_argument("--preset", default="small", choices=("small", "code", "paper"), help="small: the shipped network; code, paper: the published code's or the paper's settings")
+    add["train"].add_argument("--preset", default="small", choices=("small", "real-cpu", "real-gpu", "code", "paper"),
+                              help="small: the shipped network; real-cpu, real-gpu: the recipe for a few thousand photographs, its schedule as long as --minutes allows; code, paper: the published code's or the paper's settings")
+    add["train"].add_argument("--rendered", type=float, default=0.0, help="mix in rendered people: so many pictures for each one of --images")
     for flag in ("--images", "--annotations", "--val-images", "--val-annotations", "--run", "--weights", "--device"): add["train"].add_argument(flag)
     for flag, kind in (("--minutes", float), ("--steps", int), ("--eval-every", int)): add["train"].add_argument(flag, type=kind)
     add["train"].add_argument("--resume", action="store_true", default=True, help="continue what the run folder holds (the default)")
