@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .assignment import AssignConfig, assign_regions
 from .data import PictureRecord, PoseSet, check_document, read_json
-from .evaluation import _coco, _truth, evaluate
+from .evaluation import coco_index, coco_truth, evaluate
 from .inference import DecodeConfig, best_locations, candidates, soft_nms
 from .losses import Predictions
 from .representation import decode_pose, pseudo_boxes
@@ -221,7 +221,7 @@ def match_detections(poses: PoseSet, results: list[dict]) -> Matches:
     "Matches of a set's detections, made by pycocotools (20 detections a picture, all areas)."
     ids = [r.id for r in poses.records]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = _coco(_truth(poses.annotations, poses.skeleton.K))
+        truth = coco_index(coco_truth(poses.annotations, poses.skeleton.K))
         if results:
             found = truth.loadRes([{k: r[k] for k in ("image_id", "category_id", "keypoints", "score")} for r in results])
             run = COCOeval(truth, found, "keypoints")
