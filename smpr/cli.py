@@ -250,7 +250,9 @@ def training_set(a: argparse.Namespace):
     from smpr.full_training import coco_set
     from smpr.real_people import join_sets
     default = load_settings().data / "train"
-    if a.preset.startswith("real") and not (a.images or a.annotations): given = coco_set(load_settings().coco, "train")
+    if a.preset.startswith("real") and not (a.images or a.annotations):
+        if not (coco := load_settings().coco).exists(): raise SmprError(f"--preset {a.preset}: no photographs; give --images and --annotations in COCO format, or `smpr data coco` first ({coco} is not there)")
+        given = coco_set(coco, "train")
     else: given = open_set(a.images, a.annotations, default, "--images, --annotations")
     return join_sets([given, open_set(None, None, default, "")], [1, a.rendered]) if a.rendered else given
 
