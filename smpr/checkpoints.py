@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .model import SMPR, Backbone, BackboneName, ModelConfig, NeckName
-from .settings import SmprError
+from .settings import SmprError, sync_path
 from .skeleton import COCO17, Skeleton
 
 # %% ../nbs/appendix/checkpoints.ipynb #8c0b3404
@@ -63,6 +63,7 @@ def write_tensors(state: dict[str, Tensor], path: str | Path, notes: dict[str, s
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, half_done, metadata=notes)
+        sync_path(half_done)
         half_done.replace(path)
     except (OSError, SafetensorError) as e:
         if half_done.exists(): half_done.unlink()

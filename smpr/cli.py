@@ -4,22 +4,24 @@
 
 # %% auto #0
 __all__ = ['PICTURES', 'VIDEOS', 'EXAMPLES', 'flag_value', 'config_flags', 'change_config', 'find_sources', 'video_frames',
-           'write_video', 'predict_video', 'free_name', 'run_predict', 'predict_picture', 'predict_clip', 'test_config',
-           'run_eval', 'change_many', 'open_set', 'run_train', 'start_weights', 'run_convert', 'run_export', 'run_data',
-           'run_render', 'run_reproduce', 'run_info', 'Parser', 'make_parser', 'main']
+           'write_video', 'predict_video', 'free_name', 'stamp', 'Journal', 'write_results', 'run_predict',
+           'predict_picture', 'predict_clip', 'test_config', 'run_eval', 'change_many', 'set_skeleton', 'open_set',
+           'run_train', 'start_weights', 'run_convert', 'run_export', 'run_data', 'run_render', 'run_reproduce',
+           'run_info', 'Parser', 'make_parser', 'main']
 
 # %% ../nbs/appendix/command.ipynb #6619a0d8
 import argparse
 import glob
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from .settings import SmprError, atomic_write, load_settings
+from .settings import SmprError, atomic_write, file_digest, load_settings, whole_file
 
 # %% ../nbs/appendix/command.ipynb #0b5e4b99
 def flag_value(old, text: str):
@@ -134,41 +136,106 @@ def free_name(path: Path, taken: set[Path]) -> Path:
     taken.add(free.resolve())
     return free
 
+# %% ../nbs/appendix/command.ipynb #b26991b0
+def stamp(path: Path) -> list[int]:
+    "Size and time of a file: another stamp, another content."
+    about = path.stat()
+    return [about.st_size, about.st_mtime_ns]
+
+# %% ../nbs/appendix/command.ipynb #e2d00152
+class Journal:
+    "results.jsonl in the folder `out`: what was done with `settings`, one line a source. Raises SmprError when it cannot be written."
+    def __init__(self, out: Path, settings: dict, fresh: bool = False):
+        self.path, self.done, head = out / "results.jsonl", {}, json.dumps(settings, sort_keys=True)
+        lines = [] if fresh or not self.path.exists() else self._whole_lines()
+        if lines and lines[0] == head: self.done = {e["source"]: {k: e[k] for k in ("stamp", "drawing")} for e in map(json.loads, lines[1:])}
+        else: lines = [head]
+        atomic_write(self.path, "".join(f"{line}\n" for line in lines))               # without a half-written last line
+
+    def _whole_lines(self) -> list[str]:
+        "The lines that were written in full."
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        return text[:text.rfind("\n") + 1].splitlines()
+
+    def knows(self, source: Path, target: Path) -> bool:
+        "Whether an unchanged source has its drawing at `target` already."
+        return target.exists() and self.done.get(str(source)) == {"stamp": stamp(source), "drawing": target.name}
+
+    def add(self, source: Path, target: Path, **more) -> None:
+        "A source is done; the line is with the system when this returns."
+        entry = {"source": str(source), "stamp": stamp(source), "drawing": target.name} | more
+        try:
+            with self.path.open("a", encoding="utf-8") as f: f.write(json.dumps(entry) + "\n")
+        except OSError as e: raise SmprError(f"{self.path}: cannot be written ({e.strerror or e}); free some space and run again to go on") from None
+        self.done[str(source)] = {"stamp": entry["stamp"], "drawing": target.name}
+
+    def entries(self) -> Iterator[dict]:
+        "The last line of each source that is done, in the order of the file."
+        with self.path.open(encoding="utf-8") as f:
+            next(f)
+            for e in map(json.loads, f):
+                if self.done.get(e["source"]) == {"stamp": e["stamp"], "drawing": e["drawing"]}: yield e
+
+# %% ../nbs/appendix/command.ipynb #739f4b13
+def write_results(out: Path, journal: Journal, sources: list[Path]) -> tuple[int, int]:
+    "results.json and images.json of the sources, from the journal and without holding it in memory; numbers of poses and pictures. Raises SmprError."
+    ids, poses, pictures = {str(p): n for n, p in enumerate(sources)}, 0, 0
+    try:
+        with whole_file(out / "results.json") as results, whole_file(out / "images.json") as images:
+            for file in (results, images): file.write("[")
+            for e in journal.entries():
+                if e["source"] not in ids or "poses" not in e: continue
+                images.write((", " if pictures else "") + json.dumps({"id": ids[e["source"]], "file_name": e["source"], "width": e["width"], "height": e["height"]}))
+                for pose in e["poses"]:
+                    results.write((", " if poses else "") + json.dumps({"image_id": ids[e["source"]]} | pose))
+                    poses += 1
+                pictures += 1
+            for file in (results, images): file.write("]\n")
+    except OSError as e: raise SmprError(f"{out}: results cannot be written ({e.strerror or e}); free some space and run again, nothing is computed twice") from None
+    return poses, pictures
+
 # %% ../nbs/appendix/command.ipynb #19bcccc8
 def run_predict(a: argparse.Namespace) -> int:
-    "smpr predict: draw people, write COCO results; a bad picture is reported at the end and the others go on."
-    from smpr.inference import load
+    "smpr predict: draw people, write COCO results as they come; a bad picture is reported at the end and the others go on; called again it continues."
+    from tqdm import tqdm
+    from smpr.checkpoints import config_to_dict
+    from smpr.inference import load, shipped_weights
     sources = find_sources(a.source)
     model = load(a.weights, a.device or load_settings().device)
-    config, out, results, images, bad = test_config(model.test, a), Path(a.out), [], [], []
+    config, out, bad = test_config(model.test, a), Path(a.out), []
     taken = {p.resolve() for p in sources}                       # a drawing never replaces a picture that was asked about
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise SmprError(f"{out}: cannot be made ({e.strerror or e}); choose another --out") from None
+    weights = file_digest(shipped_weights().get(str(a.weights), Path(a.weights)))
+    journal = Journal(out, {"weights": weights, "test": config_to_dict(config), "threshold": a.threshold}, a.fresh)
+    skipped = 0
     try:
-        for n, path in enumerate(sources):
-            if path.suffix.lower() in VIDEOS: bad += predict_clip(model, path, free_name(out / f"{path.stem}.mp4", taken), config, a.threshold)
-            else: bad += predict_picture(model, n, path, free_name(out / f"{path.stem}.png", taken), config, a.threshold, images, results)
-    finally:
-        if images:
-            atomic_write(out / "results.json", json.dumps(results) + "\n")
-            atomic_write(out / "images.json", json.dumps(images) + "\n")
-    if images: print(f"{len(results)} poses of {len(images)} pictures -> {out / 'results.json'}")
+        for path in tqdm(sources, unit=" files", disable=None, mininterval=1):
+            video = path.suffix.lower() in VIDEOS
+            target = free_name(out / f"{path.stem}{'.mp4' if video else '.png'}", taken)
+            if path.exists() and journal.knows(path, target): skipped += 1
+            else: bad += (predict_clip if video else predict_picture)(model, path, target, config, a.threshold, journal)
+    finally: poses, pictures = write_results(out, journal, sources)
+    if skipped: print(f"{skipped} of {len(sources)} were done before (--fresh does them again)")
+    if pictures: print(f"{poses} poses of {pictures} pictures -> {out / 'results.json'}")
     for line in bad: print(f"smpr: error: {line}", file=sys.stderr)
     return 2 if bad else 0
 
 # %% ../nbs/appendix/command.ipynb #0a08f640
-def predict_picture(model, n: int, path: Path, target: Path, config, threshold: float, images: list, results: list) -> list[str]:
-    "Draw one picture; `images` and `results` grow. Returns what was wrong with the source; raises SmprError when the drawing cannot be written."
+def predict_picture(model, path: Path, target: Path, config, threshold: float, journal: Journal) -> list[str]:
+    "Draw one picture and note its poses in the journal. Returns what was wrong with the source; raises SmprError when something cannot be written."
+    from tqdm import tqdm
     from smpr.inference import predict
     try: result = predict(model, path, config)
     except SmprError as e: return [str(e)]
-    images.append({"id": n, "file_name": str(path), "width": result.image.shape[1], "height": result.image.shape[0]})
-    results += result.to_coco(n)
-    print(f"{path}: {int((result.scores >= threshold).sum())} people -> {result.save(target, threshold)}")
+    result.save(target, threshold)
+    poses = [{k: v for k, v in p.items() if k != "image_id"} for p in result.to_coco(0)]
+    journal.add(path, target, width=result.image.shape[1], height=result.image.shape[0], poses=poses)
+    tqdm.write(f"{path}: {int((result.scores >= threshold).sum())} people -> {target}")
     return []
 
 # %% ../nbs/appendix/command.ipynb #0a9bf575
-def predict_clip(model, path: Path, target: Path, config, threshold: float) -> list[str]:
+def predict_clip(model, path: Path, target: Path, config, threshold: float, journal: Journal) -> list[str]:
     "Draw one video and write its results beside it. Returns what was wrong with the source; raises SmprError when results cannot be written."
     results, wrong = [], []
     try: predict_video(model, path, target, config, threshold, results)
@@ -178,6 +245,7 @@ def predict_clip(model, path: Path, target: Path, config, threshold: float) -> l
     finally:
         if results: atomic_write(target.with_suffix(".json"), json.dumps(results) + "\n")
     if target.exists(): print(f"{path}: {len({r['image_id'] for r in results})} frames with people -> {target}")
+    if target.exists() and not wrong: journal.add(path, target)
     return wrong
 
 # %% ../nbs/appendix/command.ipynb #2ba081eb
@@ -223,25 +291,36 @@ def change_many(config, changes: list[str]):
     return config
 
 # %% ../nbs/appendix/command.ipynb #645eb237
+def set_skeleton(file: Path):
+    "The skeleton that a COCO-format file describes; COCO's where it describes none. Raises SmprError."
+    from smpr.data import read_json
+    from smpr.skeleton import COCO17, skeleton_from_category
+    try: content = read_json(file)
+    except SmprError: return COCO17                              # whoever reads the set says what is wrong
+    kinds = content.get("categories") if isinstance(content, dict) else None
+    kinds = [c for c in (kinds if isinstance(kinds, list) else []) if isinstance(c, dict) and c.get("id") == 1 and c.get("keypoints")]
+    return skeleton_from_category(kinds[0]) if kinds and kinds[0]["keypoints"] != list(COCO17.names) else COCO17
+
+# %% ../nbs/appendix/command.ipynb #e0840506
 def open_set(images: str | None, annotations: str | None, default: Path, flags: str):
     "The set that two flags name, with the skeleton its file describes; without both, the one at `default`. Raises SmprError."
-    from smpr.data import load_set, read_json
-    from smpr.skeleton import COCO17, skeleton_from_category
+    from smpr.data import load_set
     if bool(images) != bool(annotations): raise SmprError(f"{flags}: give both, the folder of the pictures and their COCO-format file")
     pictures, file = (Path(images), Path(annotations)) if images else (default / "images", default / "person_keypoints.json")
-    content = read_json(file)
-    kinds = [c for c in (content.get("categories") or [] if isinstance(content, dict) else []) if c.get("id") == 1 and c.get("keypoints")]
-    return load_set(pictures, file, skeleton_from_category(kinds[0]) if kinds and tuple(kinds[0]["keypoints"]) != COCO17.names else COCO17)
+    return load_set(pictures, file, set_skeleton(file))
 
 # %% ../nbs/appendix/command.ipynb #ac6185c9
 def run_train(a: argparse.Namespace, changes: list[str]) -> int:
     "smpr train: any configuration field is a flag --section.field VALUE."
-    from smpr.training import Config, small_config, train
+    from smpr.data import skipped_people
+    from smpr.training import Config, replay_step, small_config, train
+    if a.replay: return print(json.dumps(replay_step(Path(a.replay)))) or 0
     settings = load_settings()
     config = change_many(small_config() if a.preset == "small" else Config.preset(a.preset), changes)
     if a.list: return print("\n".join(f"--{k} {v}" for k, v in config_flags(config).items())) or 0
     train_set = open_set(a.images, a.annotations, settings.data / "train", "--images, --annotations")
     val_set = open_set(a.val_images, a.val_annotations, settings.data / "val", "--val-images, --val-annotations") if a.val_images or a.val_annotations else None
+    print(f"training skips: {'; '.join(f'{why}: {len(ids)}' for why, ids in skipped_people(train_set).items()) or 'nobody'} (skipped.json in the run folder lists them)", file=sys.stderr)
     summary = train(config, train_set, Path(a.run or settings.runs / "train"), val_set, start_weights(a.weights, config), a.minutes, a.steps, settings.workers,
                     a.device or settings.device, a.resume, a.eval_every, compiled=a.compile)
     if int(os.environ.get("RANK", 0)) == 0: print(json.dumps(summary, default=str))
@@ -286,17 +365,16 @@ def run_data(a: argparse.Namespace) -> int:
         if not a.check_only: download_coco(root, parts) if parts else download_coco(root)
         if a.check_only or not parts: print(json.dumps(check_coco(root), indent=1, default=str))
         return 0
-    from smpr.data import load_set, read_image, set_hash, trainable
+    from smpr.data import check_set, load_set, set_hash
     if not (a.images and a.annotations): raise SmprError("smpr data check: give --images DIR and --annotations FILE")
-    poses, bad = load_set(Path(a.images), Path(a.annotations)), []
-    for r in poses.records:
-        try: read_image(poses.images / r.file, (r.width, r.height))
-        except SmprError as e: bad.append(str(e))
-    count = {"pictures": len(poses), "readable": len(poses) - len(bad), "persons": sum(len(r.areas) for r in poses.records), "crowds": int(sum(r.crowd.sum() for r in poses.records)),
-             "trainable": int(sum(trainable(r.keypoints, r.areas, r.crowd).sum() for r in poses.records)), "hash": set_hash(poses)}
-    print(json.dumps(count, indent=1))
-    for line in bad[:20]: print(f"smpr: error: {line}", file=sys.stderr)
-    return 2 if bad else 0
+    report = check_set(Path(a.images), Path(a.annotations), set_skeleton(Path(a.annotations)))
+    found = {"counts": report.counts, "skipped in training": {why: len(ids) for why, ids in report.skipped.items()}, "problems": len(report.problems)}
+    if not report.problems: found["hash"] = set_hash(load_set(Path(a.images), Path(a.annotations), set_skeleton(Path(a.annotations))))
+    print(json.dumps(found, indent=1))
+    if a.report: atomic_write(Path(a.report), json.dumps(found | {"problems": report.problems, "skipped in training": report.skipped}, indent=1) + "\n")
+    for line in report.problems[:20]: print(f"smpr: error: {line}", file=sys.stderr)
+    if len(report.problems) > 20: print(f"smpr: error: and {len(report.problems) - 20} more; --report FILE lists all", file=sys.stderr)
+    return 2 if report.problems else 0
 
 # %% ../nbs/appendix/command.ipynb #bc67d61f
 def run_render(a: argparse.Namespace) -> int:
@@ -381,6 +459,7 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     add["train"].add_argument("--resume", action="store_true", default=True, help="continue what the run folder holds (the default)")
     add["train"].add_argument("--no-resume", dest="resume", action="store_false", help="do not continue what the run folder holds; it must be empty")
     add["train"].add_argument("--compile", action="store_true", help="torch.compile the network: minutes before the first step, then perhaps faster on a GPU; on the CPUs we tried it is slower")
+    add["train"].add_argument("--replay", metavar="FILE", help="compute a step again that stopped a training, from the bad_step file it left in the run folder")
     add["train"].add_argument("--list", action="store_true", help="list all settings that --section.field can change")
     return parser
 
@@ -388,7 +467,8 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
 def _add_run_flags(add: dict[str, argparse.ArgumentParser]) -> None:
     "Flags of the subcommands other than train."
     add["predict"].add_argument("source", nargs="+", help="picture, folder, pattern or video")
-    add["predict"].add_argument("--out", default="smpr-out", help="folder for drawings and results.json")
+    add["predict"].add_argument("--out", default="smpr-out", help="folder for drawings, results.json and results.jsonl")
+    add["predict"].add_argument("--fresh", action="store_true", help="do all pictures again instead of continuing what --out holds")
     add["predict"].add_argument("--threshold", type=float, default=0.2, help="score from which a pose is drawn")
     for name in ("predict", "eval"): _pass_flags(add[name])
     add["eval"].add_argument("--images", required=True, help="folder of the pictures")
@@ -401,6 +481,7 @@ def _add_run_flags(add: dict[str, argparse.ArgumentParser]) -> None:
     add["export"].add_argument("out", help="file to write; .onnx or .pt2 decides the kind")
     add["data"].add_argument("what", choices=("coco", "check"))
     for flag in ("--root", "--images", "--annotations"): add["data"].add_argument(flag)
+    add["data"].add_argument("--report", metavar="FILE", help="check: write all problems, and what training would skip, here as JSON")
     add["data"].add_argument("--part", action="append", help="only this part: train, val, annotations, test or image_info; may be repeated")
     add["data"].add_argument("--check-only", action="store_true", help="count and verify what is there")
     add["render"].add_argument("out", help="folder for images/ and person_keypoints.json")
@@ -417,10 +498,10 @@ def _add_run_flags(add: dict[str, argparse.ArgumentParser]) -> None:
 
 # %% ../nbs/appendix/command.ipynb #801b73d6
 def main(argv: list[str] | None = None) -> int:
-    "The command; returns its exit code: 0 well, 2 bad input (one line says what), 130 interrupted."
+    "The command; returns its exit code: 0 well, 2 bad input (one line says what), 130 and 143 interrupted."
     run = {"predict": run_predict, "eval": run_eval, "convert": run_convert, "export": run_export, "data": run_data, "render": run_render, "reproduce": run_reproduce, "info": run_info}
+    words = sys.argv[1:] if argv is None else argv
     try:
-        words = sys.argv[1:] if argv is None else argv
         a, rest = make_parser(words[0] if words else None).parse_known_args(words)
         if rest and a.command != "train": raise SmprError(f"{rest[0]}: no such flag; see `smpr {a.command} --help`")
         return run_train(a, rest) if a.command == "train" else run[a.command](a)
@@ -429,9 +510,9 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except OSError as e: message = f"{e.filename or 'a file'}: {e.strerror or e}; check space and permissions"
-    except KeyboardInterrupt:
-        print("smpr: interrupted; what was written stays", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as e:                               # training adds what it saved, and which signal it was
+        print(f"smpr: interrupted; {e or 'what was written stays'}; go on with: {shlex.join(['smpr', *map(str, words)])}", file=sys.stderr)
+        return 128 + getattr(e, "number", 2)
     print(f"smpr: error: {message}", file=sys.stderr)
     return 2
 

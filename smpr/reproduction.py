@@ -34,9 +34,8 @@ import torch
 
 import smpr
 from .ablations import Row, apply_parameters, beside, environment, made_here, make_scale, mark_made, prepare_features, record_path, row_config
-from .full_training import file_digest
 from .representation import Variant
-from .settings import Settings, SmprError, atomic_write, load_settings
+from .settings import Settings, SmprError, atomic_write, file_digest, load_settings
 from .top_down import PEER, peer_config
 from .training import Config
 
