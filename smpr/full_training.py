@@ -9,6 +9,7 @@ __all__ = ['COCO_URL', 'COCO_PARTS', 'CocoPart', 'fetch', 'wanted_digest', 'chec
 # %% ../nbs/12_full_training.ipynb #0ad3600d
 import http.client
 import os
+import shutil
 import urllib.error
 import urllib.request
 import zipfile
@@ -33,14 +34,15 @@ class CocoPart:
     holds: str                     # what it unpacks to, below the root
     members: int | None = None     # files inside that belong there; None where it does not matter
     about_gb: float = 0.0          # rough size, only to warn before a long download
+    md5: str | None = None         # of the zip at COCO_URL, as many projects list it; None where we found none
 
 # %% ../nbs/12_full_training.ipynb #1c923e0d
 COCO_URL = "http://images.cocodataset.org"
 
 # %% ../nbs/12_full_training.ipynb #f8dfb4b6
-COCO_PARTS = {"train": CocoPart("zips/train2017.zip", "train2017", 118_287, 18),
-              "val": CocoPart("zips/val2017.zip", "val2017", 5_000, 1),
-              "annotations": CocoPart("annotations/annotations_trainval2017.zip", "annotations", None, 0.25),
+COCO_PARTS = {"train": CocoPart("zips/train2017.zip", "train2017", 118_287, 18, "cced6f7f71b7629ddf16f17bbcfab6b2"),
+              "val": CocoPart("zips/val2017.zip", "val2017", 5_000, 1, "442b8da7639aecaf257c1dceb8ba8c80"),
+              "annotations": CocoPart("annotations/annotations_trainval2017.zip", "annotations", None, 0.25, "f4bbac642086de4f52a3fdda2de5fa2c"),
               "test": CocoPart("zips/test2017.zip", "test2017", 40_670, 6),
               "image_info": CocoPart("annotations/image_info_test2017.zip", "annotations", None, 0.01)}     # counts: cocodataset.org
 
@@ -104,7 +106,7 @@ def check_zip(path: Path, members: int | None = None, checksum: str | None = Non
 def download_coco(root: Path,                                      # where COCO will live
                   parts: tuple[str, ...] = ("annotations", "val", "train"),
                   base_url: str = COCO_URL,
-                  checksums: dict[str, str] | None = None,         # of the zips, by part name, where you have them
+                  checksums: dict[str, str] | None = None,         # of the zips, by part name; default those of COCO_PARTS
                   members: dict[str, int | None] | None = None,    # files per part; default COCO's
                   keep_zips: bool = False, progress: bool = True) -> Path:
     "Download, verify and unpack parts of COCO 2017; call again after an interruption. Raises `SmprError`."
@@ -115,7 +117,7 @@ def download_coco(root: Path,                                      # where COCO 
         part, mark = COCO_PARTS[name], root / f".{name}.done"
         if mark.exists(): continue
         path = fetch(f"{base_url}/{part.file}", root / Path(part.file).name, progress)
-        count = check_zip(path, (members or {}).get(name, part.members), (checksums or {}).get(name))
+        count = check_zip(path, (members or {}).get(name, part.members), (checksums or {}).get(name) or (part.md5 if base_url == COCO_URL else None))
         unpack(path, root, progress)
         mark.write_text(f"{count} files\n")
         if not keep_zips: path.unlink()
@@ -126,6 +128,8 @@ def unpack(path: Path, root: Path, progress: bool = True) -> None:
     "Unpack a zip below `root`; files that are there in full are left alone. Raises `SmprError`."
     try:
         with zipfile.ZipFile(path) as z:
+            size, free = sum(i.file_size for i in z.infolist()), shutil.disk_usage(root).free
+            if size > free: raise SmprError(f"{path}: unpacks to {size / 1e9:.1f} GB, {root} has {free / 1e9:.1f} GB free; free some space, or get the zip again if it should be smaller")
             for item in tqdm(z.infolist(), desc=f"unpacking {path.name}", disable=not progress, mininterval=2):
                 target = root / item.filename
                 if not target.resolve().is_relative_to(root.resolve()): raise SmprError(f"{path}: member {item.filename} would leave the folder; this is no zip of COCO")

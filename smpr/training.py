@@ -368,13 +368,15 @@ def keep_bad_step(run: Path, state: TrainState, batch: Batch, stream: TrainStrea
 def replay_step(path: Path) -> dict:
     "Step, picture ids and losses of a step that `keep_bad_step` wrote, computed once more. Raises `SmprError`."
     notes = read_notes(path)
-    try: config, skeleton, state = Config.from_dict(notes["config"], str(path)), config_from_dict(Skeleton, notes["skeleton"], str(path)), load_file(path)
-    except (KeyError, TypeError, SafetensorError) as e: raise SmprError(f"{path}: holds no step to replay ({e}); give a bad_step_*.safetensors of a run folder") from None
-    net = make_state(config, skeleton).net
-    net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
-    people = [People(*(state[f"people.{i}.{name}"] for name in ("keypoints", "boxes", "areas"))) for i in range(len(state["sizes"]))]
-    with torch.no_grad(): losses = batch_losses(net, net, Batch(state["images"], state["sizes"], people), config)
-    return {"step": notes["step"], "pictures": notes["pictures"]} | {k: v.item() for k, v in losses.items()}
+    try:
+        config, skeleton, state = Config.from_dict(notes["config"], str(path)), config_from_dict(Skeleton, notes["skeleton"], str(path)), load_file(path)
+        net, about = make_state(config, skeleton).net, {name: notes[name] for name in ("step", "pictures")}
+        net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
+        people = [People(*(state[f"people.{i}.{name}"] for name in ("keypoints", "boxes", "areas"))) for i in range(len(state["sizes"]))]
+        with torch.no_grad(): losses = batch_losses(net, net, Batch(state["images"], state["sizes"], people), config)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as e:
+        raise SmprError(f"{path}: holds no step to replay ({str(e)[:80]}); give a bad_step_*.safetensors of a run folder") from None
+    return about | {k: v.item() for k, v in losses.items()}
 
 # %% ../nbs/11_training.ipynb #42280e83
 def careful_step(run: Path, model: nn.Module, state: TrainState, batch: Batch, stream: TrainStream, config: Config) -> dict[str, float]:

@@ -132,7 +132,9 @@ def kill_and_resume(folder: Path, kills: list[Kill], workers: int = 0, steps: in
         rows.append({"kind": kill.kind, "count": kill.count, "delay": round(kill.delay, 4), "killed": code == -signal.SIGKILL, "step": json.loads((found / "state.json").read_text())["step"] if found else 0})
         line(rows[-1])
     code = live(cut, None, workers, steps)
+    went_back = any(b["step"] < a["step"] for a, b in zip(rows, rows[1:]))
     wrong = differences(ending(whole), ending(cut)) if code == 0 else [f"exit code {code}"]
     if not one_order(cut): wrong.append("order")
+    if went_back: wrong.append("a checkpoint was lost")
     happened = sum(r["killed"] for r in rows)
     return {"attempted": happened, "survived": 0 if wrong else happened, "differences": wrong, "steps": steps, "workers": workers, "moments": rows}
