@@ -29,8 +29,14 @@ TRAIN = ["train", "--train.steps", "40", "--train.batch", "2", "--data.short", "
 
 
 @pytest.fixture(autouse=True)
-def few_people(tmp_path, monkeypatch):
-    "The command trains on ten pictures and writes into a folder of its own."
+def here(tmp_path, monkeypatch):
+    "No test writes into the checkout."
+    for name, value in (("RUNS", tmp_path / "runs"), ("FIGURES", tmp_path / "figures"), ("WORKERS", "1")): monkeypatch.setenv(f"SMPR_{name}", str(value))
+
+
+@pytest.fixture
+def few_people(tmp_path):
+    "Ten pictures for the command to train on."
     folder = load_settings().data / "train"
     content = json.loads((folder / "person_keypoints.json").read_text())
     content["images"] = content["images"][:10]
@@ -39,7 +45,6 @@ def few_people(tmp_path, monkeypatch):
     (tmp_path / "data" / "train").mkdir(parents=True)
     (tmp_path / "data" / "train" / "person_keypoints.json").write_text(json.dumps(content))
     (tmp_path / "data" / "train" / "images").symlink_to(folder / "images")
-    for name, value in (("RUNS", tmp_path / "runs"), ("FIGURES", tmp_path / "figures"), ("WORKERS", "1")): monkeypatch.setenv(f"SMPR_{name}", str(value))
     return tmp_path / "data"
 
 
