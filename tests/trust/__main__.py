@@ -12,7 +12,7 @@ from pathlib import Path
 
 import smpr
 from smpr.ablations import environment
-from smpr.reproduction import code_fingerprint, notebook
+from smpr.reproduction import code_fingerprint, locked, notebook
 from smpr.settings import SmprError, atomic_write, load_settings
 from trust import agreement, guards, hostile, inputs, kills, load
 
@@ -33,6 +33,16 @@ def sections(a: argparse.Namespace) -> dict[str, Callable[[Path], dict]]:
             "hostile": lambda d: hostile.try_hostile(), "concurrency": load.two_calls, "guards": all_guards}
 
 
+def write(path: Path, name: str, found: dict, made: dict, order: list[str]) -> None:
+    "Put a section into the record."
+    record = json.loads(path.read_text()) if path.exists() else {}
+    if "memory_mb" in found: record["predict_memory_mb"] = found.pop("memory_mb")
+    record[name] = found
+    record["made"] = record.get("made", {}) | {name: made}
+    head = {"experiment": "trust", "commit": made["commit"], "hardware": made["hardware"], "seconds": round(sum(m["seconds"] for m in record["made"].values()), 1)}
+    atomic_write(path, json.dumps(head | {n: record[n] for n in (*order, "predict_memory_mb", "made") if n in record}, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="sections with commas")
@@ -51,12 +61,8 @@ def main() -> None:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder: found = work[name](Path(folder))
         seconds = round(time.monotonic() - began, 1)
-        record[name] = found if name != "load" else {k: v for k, v in found.items() if k != "memory_mb"}
-        if name == "load": record["predict_memory_mb"] = found["memory_mb"]
-        record.setdefault("made", {})[name] = about | {"seconds": seconds, "load_of_machine": round(os.getloadavg()[1], 1)} | environment()
-        order = [n for n in (*work, "predict_memory_mb", "made") if n in record]
-        record = {"experiment": "trust", "seconds": round(sum(m["seconds"] for m in record["made"].values()), 1)} | {n: record[n] for n in order}
-        atomic_write(path, json.dumps(record, indent=1) + "\n")
+        made = about | {"seconds": seconds, "load_of_machine": round(os.getloadavg()[1], 1)} | environment()
+        with locked(load_settings().runs / "locks" / "trust"): write(path, name, found, made, list(work))          # another call may have written meanwhile
         print(f"{name}: {seconds} s, {({k: v for k, v in found.items() if not isinstance(v, (dict, list))})}", flush=True)
 
 
