@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv test reproduce lab notebooks readme bench
+.PHONY: help venv test reproduce lab notebooks readme bench trust
 help:            ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
@@ -37,3 +37,6 @@ readme: $(STAMP) ## README.md from nbs/index.ipynb
 
 bench: $(STAMP)  ## how fast smpr is here, against plain versions, torchvision and the machine's limit (at most 20 minutes)
 	@$(BIN)/python benchmarks/bench.py
+
+trust: $(STAMP)  ## kill it, feed it garbage, load hostile files: figures/results/trust.json (at most 30 minutes; goes on where it stopped)
+	@cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m trust

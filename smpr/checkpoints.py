@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .model import SMPR, Backbone, BackboneName, ModelConfig, NeckName
-from .settings import SmprError
+from .settings import SmprError, sync_path
 from .skeleton import COCO17, Skeleton
 
 # %% ../nbs/appendix/checkpoints.ipynb #8c0b3404
@@ -40,8 +40,16 @@ def config_from_dict(cls,                       # ModelConfig, Skeleton or anoth
     extra = sorted(set(values) - known)
     if extra: raise SmprError(f"{where}: {cls.__name__} has no field {extra[0]!r}; known are {', '.join(sorted(known))}")
     tuples = lambda v: tuple(map(tuples, v)) if isinstance(v, list) else v
+    for f in fields(cls):
+        if type(f.default) in (bool, int, float) and f.name in values and not isinstance(values[f.name], _kinds(type(f.default))):
+            raise SmprError(f"{where}: {cls.__name__}: {f.name} is {values[f.name]!r:.40}, not of type {type(f.default).__name__}")
     try: return cls(**{name: tuples(v) for name, v in values.items()})
-    except (TypeError, ValueError) as e: raise SmprError(f"{where}: {cls.__name__}: {e}") from e
+    except (TypeError, ValueError, AttributeError, OverflowError) as e: raise SmprError(f"{where}: {cls.__name__}: {e}") from e
+
+
+def _kinds(kind: type) -> tuple[type, ...]:
+    "Types that JSON may use where `kind` is meant."
+    return (int, float) if kind is float else (kind,)
 
 # %% ../nbs/appendix/checkpoints.ipynb #92e11ca8
 def save_weights(model: SMPR,
@@ -63,6 +71,7 @@ def write_tensors(state: dict[str, Tensor], path: str | Path, notes: dict[str, s
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, half_done, metadata=notes)
+        sync_path(half_done)
         half_done.replace(path)
     except (OSError, SafetensorError) as e:
         if half_done.exists(): half_done.unlink()
@@ -80,7 +89,7 @@ def read_notes(path: str | Path) -> dict:
         raise SmprError(f"{path}: not a complete safetensors file; convert a .pth with `smpr convert` or fetch it again") from e
     if not {"config", "skeleton"} <= set(notes): raise SmprError(f"{path}: not written by smpr (no config inside); convert it with `smpr convert`")
     try: return {name: json.loads(text) for name, text in notes.items()}
-    except json.JSONDecodeError as e: raise SmprError(f"{path}: the notes inside are not JSON; fetch the file again") from e
+    except (ValueError, RecursionError) as e: raise SmprError(f"{path}: the notes inside are not JSON; fetch the file again") from e
 
 # %% ../nbs/appendix/checkpoints.ipynb #88f8dc6c
 def wanted_shapes(config: ModelConfig, skeleton: Skeleton) -> dict[str, tuple[int, ...]]:

@@ -46,13 +46,13 @@ def check_results(results: list[dict],                  # COCO results
     for i, r in enumerate(results):
         missing = [f for f in ("image_id", "keypoints", "score") if not isinstance(r, dict) or f not in r]
         if missing: raise SmprError(f"results entry {i} has no field '{missing[0]}'; add it")
-        where = f"results entry {i} (image {r['image_id']})"
+        where = f"results entry {i} (image {r['image_id']!r:.60})"
+        if not isinstance(r["image_id"], (int, str)): raise SmprError(f"{where}: image_id is neither a number nor a text; fix it")
         if not isinstance(r["keypoints"], list) or len(r["keypoints"]) != 3 * K:
             n = len(r["keypoints"]) if isinstance(r["keypoints"], list) else 0
             raise SmprError(f"{where} has {n} keypoint numbers, not {3 * K}; is it another skeleton?")
-        try: finite = np.isfinite([float(v) for v in (r["score"], *r["keypoints"])]).all()
-        except (TypeError, ValueError): raise SmprError(f"{where} holds something that is not a number; fix or remove it") from None
-        if not finite: raise SmprError(f"{where} holds NaN or infinity; was the network trained?")
+        if not all(isinstance(v, (int, float)) for v in (r["score"], *r["keypoints"])): raise SmprError(f"{where} holds something that is not a number; fix or remove it")
+        if not all(abs(v) < 1e9 for v in (r["score"], *r["keypoints"])): raise SmprError(f"{where} holds NaN, infinity or a number beyond 1e9; was the network trained?")
         if image_ids is not None and r["image_id"] not in image_ids:
             raise SmprError(f"{where}: the annotations do not list image id {r['image_id']}; were the results made from another set?")
 

@@ -53,6 +53,10 @@ class TestConfig:
 
     __test__ = False                             # not a test case, whatever its name suggests to a test runner
 
+    def __post_init__(self):
+        for size in self.passes:
+            if len(size) != 2 or not all(isinstance(v, int) and 1 <= v <= 20_000 for v in size): raise SmprError(f"TestConfig: a pass of {str(size):.60} px; give a shorter and a longer side, 1 to 20000 px each")
+
     @property
     def passes(self) -> tuple[tuple[int, int], ...]:
         "Sizes of all passes."

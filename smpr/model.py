@@ -83,6 +83,9 @@ class ModelConfig:
         take_choices(self)                                                  # "fpn" becomes NeckName.FPN
         try: object.__setattr__(self, "strides", tuple(self.strides))
         except TypeError: raise SmprError(f"ModelConfig: strides is {self.strides!r}; give a tuple of px") from None
+        for name, least, most in (("width", 1, 4096), ("heatmap_width", 1, 4096), ("norm_groups", 1, 4096), ("tower_depth", 0, 64)):      # a file from a stranger may ask for anything
+            if not least <= getattr(self, name) <= most: raise SmprError(f"ModelConfig: {name} is {getattr(self, name)}; give {least} to {most}")
+        if not all(isinstance(s, int) and 1 <= s <= 4096 for s in self.strides) or len(self.strides) > 16: raise SmprError(f"ModelConfig: strides is {str(self.strides):.60}; give at most 16 whole numbers of px")
         if not self.strides: raise SmprError("ModelConfig: strides is empty; give at least one")
         if not 0 <= self.frozen_stages <= 4: raise SmprError(f"ModelConfig: frozen_stages is {self.frozen_stages}; a backbone has 4 stages")
 

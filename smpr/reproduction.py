@@ -34,9 +34,8 @@ import torch
 
 import smpr
 from .ablations import Row, apply_parameters, beside, environment, made_here, make_scale, mark_made, prepare_features, record_path, row_config
-from .full_training import file_digest
 from .representation import Variant
-from .settings import Settings, SmprError, atomic_write, load_settings
+from .settings import Settings, SmprError, atomic_write, file_digest, load_settings
 from .top_down import PEER, peer_config
 from .training import Config
 
@@ -253,10 +252,12 @@ def run_job(job: Job, scale: str, threads: int, extra: dict, settings: Settings,
 
 # %% ../nbs/appendix/reproduction.ipynb #76108964
 def run_jobs(todo: list[Job], scale: str, jobs: int, threads: int, extra: dict | None = None, settings: Settings | None = None) -> list[Job]:
-    "Run jobs side by side, all with the parameters `extra`; returns those that failed."
+    "Run jobs side by side, all with the parameters `extra`, but for those that another call has run meanwhile; returns those that failed."
     settings, progress = settings or load_settings(), Progress(len(todo), jobs, terminal=sys.stdout.isatty())
     def one(job: Job) -> bool:
-        failed = run_job(job, scale, threads, extra or {}, settings, partial(progress.read, job.label)) != 0
+        with locked(settings.runs / "locks" / f"{job.experiment}-{job.name}-{scale}-s{job.seed}") as lock:       # another call may be at it
+            made = made_here(job.record(scale, settings.figures), settings.runs)
+            failed = not made and run_job(job, scale, threads, extra or {}, settings, partial(progress.read, job.label), held=(lock.fileno(),) if lock else ()) != 0
         progress.finish(job.label, f"see {job.executed(scale, settings.runs).with_suffix('.log')}" if failed else "")
         return failed
     with ThreadPoolExecutor(jobs) as pool: return [j for j, failed in zip(todo, pool.map(one, todo)) if failed]
@@ -496,7 +497,8 @@ def build(table: str, scale: str, settings: Settings | None = None) -> list[str]
     settings, failed = settings or load_settings(), []
     for name in [n for t in (TABLES if table == "all" else (table,)) for n in BUILDS[t]]:
         out = settings.runs / "notebooks" / f"{name}-{scale}.ipynb"
-        if run_notebook(notebook(name), out, {"scale": scale}, settings=settings): failed.append(name)
+        with locked(settings.runs / "locks" / "build"):
+            if run_notebook(notebook(name), out, {"scale": scale}, settings=settings): failed.append(name)
         print(f"{name}: {'failed, see ' + str(out.with_suffix('.log')) if name in failed else settings.figures / name}", flush=True)
     return failed
 
@@ -530,7 +532,8 @@ def reproduce(table: str = "table1", scale: str = "mini", seeds: int = 1, jobs: 
     jobs = jobs or (min(os.cpu_count() or 1, 2) if size.frozen_features else 1)
     todo = [j for j in wanted if not made_here(j.record(scale, settings.figures), settings.runs)][::-1]     # the longest rows come last in a table: first here, so that no core waits at the end
     print(f"{table} at scale {scale} ({size.cost}): {len(todo)} runs to do, {len(wanted) - len(todo)} done, {f'by {scheduler}' if scheduler else f'{jobs} at a time'}", flush=True)
-    if todo and size.frozen_features and not trial.images and not scheduler: prepare_features(size, cache=settings.runs / "cache")
+    if todo and size.frozen_features and not trial.images and not scheduler:
+        with locked(settings.runs / "cache" / "lock"): prepare_features(size, cache=settings.runs / "cache")
     if scheduler: failed = run_on_scheduler(todo, scale, scheduler, trial.parameters(), settings) if todo else []
     else: failed = run_jobs(todo, scale, jobs, max((os.cpu_count() or 1) // jobs, 1), trial.parameters(), settings)
     broken = build(table, scale, settings)

@@ -4,14 +4,18 @@
 
 # %% auto #0
 __all__ = ['SETTING_SECTIONS', 'SmprError', 'take_choices', 'Settings', 'find_settings', 'load_settings', 'resolve_device',
-           'atomic_write']
+           'sync_path', 'atomic_write', 'whole_file', 'file_digest']
 
 # %% ../nbs/appendix/settings.ipynb #e9045c46
 import configparser
+import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
+from typing import IO
 
 # %% ../nbs/appendix/settings.ipynb #3f18aa09
 class SmprError(Exception):
@@ -94,16 +98,43 @@ def resolve_device(name: str = "auto"      # auto, cpu, cuda or cuda:N
         raise SmprError(f"device '{name}' was asked for but this machine shows {torch.cuda.device_count()} CUDA GPUs; choose auto or cpu")
     return device
 
+# %% ../nbs/appendix/settings.ipynb #fb2a62e2
+def sync_path(path: Path) -> Path:
+    "Wait until the disk holds a file's bytes, or a folder's list of names."
+    handle = os.open(path, os.O_RDONLY)
+    try: os.fsync(handle)
+    finally: os.close(handle)
+    return path
+
 # %% ../nbs/appendix/settings.ipynb #8d4f935d
-def atomic_write(path: Path, content: bytes | str) -> Path:
+def atomic_write(path: Path, content: bytes | str,
+                 sync: bool = False       # come back only when the disk has it: for what must outlive a power cut
+                 ) -> Path:
     "Write a whole file or nothing. Raises SmprError; an older file of that name is kept then."
     path = Path(path)
     half = path.with_name(f"{path.name}.{os.getpid()}.tmp")      # beside the target: a rename within one disk is a single step
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         half.write_bytes(content.encode() if isinstance(content, str) else content)
+        if sync: sync_path(half)
         os.replace(half, path)
+        if sync: sync_path(path.parent)
     except OSError as e:
         if half.exists(): half.unlink()
         raise SmprError(f"{path}: cannot be written ({e.strerror or e}); free some space or choose another folder") from None
     return path
+
+# %% ../nbs/appendix/settings.ipynb #3b4af98c
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[str]]:
+    "A text file to write piece by piece that takes its name when all is well; else an older file of that name is kept."
+    half = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.tmp")
+    try:
+        with half.open("w", encoding="utf-8") as f: yield f
+        os.replace(half, path)
+    finally: half.unlink(missing_ok=True)
+
+# %% ../nbs/appendix/settings.ipynb #a9bab888
+def file_digest(path: Path, kind: str = "sha256") -> str:
+    "Hexadecimal checksum of a file (md5, sha1, sha256 ...)."
+    with Path(path).open("rb") as f: return hashlib.file_digest(f, kind).hexdigest()

@@ -5,18 +5,22 @@
 # %% auto #0
 __all__ = ['Optimizer', 'Schedule', 'TrainConfig', 'Config', 'lr_factor', 'make_optimizer', 'Ema', 'forward_batch',
            'batch_losses', 'split_batch', 'backward_in_parts', 'backward_batch', 'rank_world', 'processes', 'wrap',
-           'over_ranks', 'DepthwiseConv', 'quick_depthwise', 'small_config', 'TrainState', 'make_state', 'train_step',
-           'pack_optimizer', 'unpack_optimizer', 'save_checkpoint', 'find_checkpoint', 'check_same_config',
-           'load_checkpoint', 'load_run', 'peak_memory', 'RunLog', 'read_log', 'averaged', 'measure', 'pose_sheet',
-           'open_run', 'show_poses', 'Keeper', 'step_batches', 'train']
+           'over_ranks', 'DepthwiseConv', 'quick_depthwise', 'small_config', 'TrainState', 'make_state', 'BadNumbers',
+           'train_step', 'keep_bad_step', 'replay_step', 'careful_step', 'pack_optimizer', 'unpack_optimizer', 'seal',
+           'check_seal', 'save_checkpoint', 'find_checkpoint', 'check_same_config', 'load_checkpoint', 'load_run',
+           'peak_memory', 'RunLog', 'read_log', 'averaged', 'measure', 'pose_sheet', 'move_to_front', 'open_run',
+           'show_poses', 'Keeper', 'step_batches', 'Stopped', 'StopSignals', 'one_line_errors', 'end_now', 'train']
 
 # %% ../nbs/11_training.ipynb #1c1c2780
 # Shapes: N images, P locations, K keypoints. A step is one update of the weights; a draw is one training sample.
+import hashlib
 import json
 import math
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
@@ -26,6 +30,7 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
+# %% ../nbs/11_training.ipynb #dfffbd44
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -41,14 +46,14 @@ from tqdm import tqdm
 
 from .aggregation import OffsetStart
 from .assignment import AssignConfig
-from .checkpoints import config_from_dict, config_to_dict, load_weights, write_tensors
-from .data import Batch, DataConfig, DrawSampler, Outside, PoseSet, TrainStream, read_image, train_loader
+from .checkpoints import config_from_dict, config_to_dict, load_weights, read_notes, write_tensors
+from .data import Batch, DataConfig, DrawSampler, Outside, PoseSet, TrainStream, read_image, skipped_people, train_loader
 from .evaluation import detect_set, evaluate
 from .inference import DecodeConfig, TestConfig, find_poses
-from .losses import LossConfig, Predictions, compute_losses
+from .losses import LossConfig, People, Predictions, compute_losses
 from .model import SMPR, BackboneName, ModelConfig, NeckName, Pixels, fold_norms
 from .representation import Variant
-from .settings import SmprError, atomic_write, resolve_device, take_choices
+from .settings import SmprError, atomic_write, file_digest, resolve_device, sync_path, take_choices
 from .skeleton import COCO17, Skeleton, draw_poses
 
 # %% ../nbs/11_training.ipynb #8042e653
@@ -320,9 +325,13 @@ def make_state(config: Config, skeleton: Skeleton = COCO17, device: torch.device
     if config.train.bf16 and net.mean.device.type == "cpu": quick_depthwise(net)
     return TrainState(net, make_optimizer(net, config.train), Ema(net, config.train.ema) if config.train.ema else None)
 
+# %% ../nbs/11_training.ipynb #19f623bc
+class BadNumbers(SmprError):
+    "A loss or gradient that is not finite."
+
 # %% ../nbs/11_training.ipynb #5c270292
 def train_step(model: nn.Module, state: TrainState, batch: Batch, config: Config) -> dict[str, float]:
-    "One update; returns losses, gradient norm and rate. Raises `SmprError`, with the weights untouched, when the loss is not finite."
+    "One update; returns losses, gradient norm and rate. Raises `BadNumbers`, with the weights untouched, when the loss is not finite."
     t, params = config.train, [p for p in state.net.parameters() if p.requires_grad]
     factor = lr_factor(state.step, t)
     for group in state.optimizer.param_groups: group["lr"] = t.lr * group["factor"] * factor
@@ -333,12 +342,47 @@ def train_step(model: nn.Module, state: TrainState, batch: Batch, config: Config
     if not all(math.isfinite(v) for v in row.values()):
         name = next(k for k, v in row.items() if not math.isfinite(v))
         first = state.step * t.batch
-        raise SmprError(f"step {state.step + 1} (draws {first} to {first + t.batch - 1}, seed {t.seed}): {name} is {row[name]}; "
-                        f"the last checkpoint is kept; lower train.lr or look at the pictures of these draws")
+        raise BadNumbers(f"step {state.step + 1} (draws {first} to {first + t.batch - 1}, seed {t.seed}): {name} is {row[name]}; "
+                         f"the last checkpoint is kept; lower train.lr or look at the pictures of these draws")
     state.optimizer.step()
     if state.ema: state.ema.update(state.net)
     state.step += 1
     return row
+
+# %% ../nbs/11_training.ipynb #7d1a97ea
+def keep_bad_step(run: Path, state: TrainState, batch: Batch, stream: TrainStream, config: Config, error: BadNumbers) -> BadNumbers:
+    "Write a step that failed into the run folder, for `replay_step`; returns the error that also names pictures and file."
+    rank, world = rank_world()
+    mine = config.train.batch // world
+    first = state.step * config.train.batch + rank * mine
+    ids = [r.id for d in range(first, first + mine) for r in stream.shown(d)]
+    tensors = {f"net.{k}": v for k, v in state.net.state_dict().items()} | {"images": batch.images, "sizes": batch.sizes}
+    for i, p in enumerate(batch.people): tensors |= {f"people.{i}.{name}": getattr(p, name) for name in ("keypoints", "boxes", "areas")}
+    notes = {"config": config_to_dict(config), "skeleton": config_to_dict(state.net.skeleton), "step": state.step + 1, "pictures": ids}
+    text = f"{error}; pictures {', '.join(map(str, ids))}"
+    try: path = write_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, run / f"bad_step_{rank}.safetensors", {k: json.dumps(v) for k, v in notes.items()})
+    except SmprError as e: return BadNumbers(f"{text}; {e}")
+    return BadNumbers(f"{text}; see the step again with `smpr train --replay {path}`")
+
+# %% ../nbs/11_training.ipynb #a362b69c
+def replay_step(path: Path) -> dict:
+    "Step, picture ids and losses of a step that `keep_bad_step` wrote, computed once more. Raises `SmprError`."
+    notes = read_notes(path)
+    try:
+        config, skeleton, state = Config.from_dict(notes["config"], str(path)), config_from_dict(Skeleton, notes["skeleton"], str(path)), load_file(path)
+        net, about = make_state(config, skeleton).net, {name: notes[name] for name in ("step", "pictures")}
+        net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
+        people = [People(*(state[f"people.{i}.{name}"] for name in ("keypoints", "boxes", "areas"))) for i in range(len(state["sizes"]))]
+        with torch.no_grad(): losses = batch_losses(net, net, Batch(state["images"], state["sizes"], people), config)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as e:
+        raise SmprError(f"{path}: holds no step to replay ({str(e)[:80]}); give a bad_step_*.safetensors of a run folder") from None
+    return about | {k: v.item() for k, v in losses.items()}
+
+# %% ../nbs/11_training.ipynb #42280e83
+def careful_step(run: Path, model: nn.Module, state: TrainState, batch: Batch, stream: TrainStream, config: Config) -> dict[str, float]:
+    "`train_step`; a step that fails is kept in the run folder. Raises `BadNumbers`."
+    try: return train_step(model, state, batch, config)
+    except BadNumbers as e: raise keep_bad_step(run, state, batch, stream, config, e) from None
 
 # %% ../nbs/11_training.ipynb #483a901f
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -356,34 +400,58 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor
         state["state"].setdefault(int(i), {})[key] = value
     optimizer.load_state_dict(state)
 
+# %% ../nbs/11_training.ipynb #d658a63f
+def seal(folder: Path, saved: dict) -> dict:
+    "`saved`, for state.json, with the checksums of the checkpoint's other files and its own."
+    saved = saved | {"files": {p.name: file_digest(p) for p in sorted(folder.glob("*.safetensors"))}}
+    return saved | {"digest": hashlib.sha256(json.dumps(saved, sort_keys=True).encode()).hexdigest()}
+
+# %% ../nbs/11_training.ipynb #0fd81be6
+def check_seal(folder: Path) -> dict:
+    "The state.json of a checkpoint whose files are as they were written. Raises `SmprError` naming the damaged file."
+    path = folder / "state.json"
+    try: saved = json.loads(path.read_text())
+    except (OSError, ValueError) as e: raise SmprError(f"{path}: cannot be read ({str(e)[:80]}); delete this checkpoint") from None
+    if not isinstance(saved, dict): raise SmprError(f"{path}: is not a JSON object; delete this checkpoint")
+    if "digest" not in saved: return saved                     # of a version without checksums
+    for name, digest in saved.get("files", {}).items():
+        if not (folder / name).is_file() or file_digest(folder / name) != digest: raise SmprError(f"{folder / name}: missing or damaged (checksum); delete this checkpoint")
+    if seal(folder, {k: v for k, v in saved.items() if k not in ("files", "digest")})["digest"] != saved["digest"]: raise SmprError(f"{path}: damaged (checksum); delete this checkpoint")
+    return saved
+
 # %% ../nbs/11_training.ipynb #a36a0d3e
 def save_checkpoint(folder: Path, state: TrainState, config: Config, more: dict | None = None) -> Path:
-    "Write weights, average and optimiser (safetensors) and the rest (JSON) beside `folder`, then take its place. Raises `SmprError`."
+    "Write weights, average and optimiser (safetensors) and the rest (JSON) beside `folder`, then take its place; the one before stays as .old. Raises `SmprError`."
     part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     notes = {"config": config.model, "skeleton": state.net.skeleton}
     notes = {k: json.dumps(config_to_dict(v)) for k, v in notes.items()} | {"meta": json.dumps({"step": state.step, "test": config_to_dict(config.test)})}
     cpu = lambda tensors: {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     try:
-        for stale in (part, old): shutil.rmtree(stale, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
         write_tensors(cpu(state.net.state_dict()), part / "model.safetensors", notes)
         if state.ema: write_tensors(cpu(state.ema.state), part / "ema.safetensors", notes)
         write_tensors(pack_optimizer(state.optimizer), part / "optimizer.safetensors", {})
         saved = {"step": state.step, "best": state.best, "ema_updates": state.ema.updates if state.ema else 0, "config": config_to_dict(config)}
-        atomic_write(part / "state.json", json.dumps(saved | (more or {}), indent=1) + "\n")
-        if folder.exists(): folder.rename(old)
-        part.rename(folder)
+        atomic_write(part / "state.json", json.dumps(seal(part, saved | (more or {})), indent=1) + "\n", sync=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        sync_path(part.rename(folder).parent)
     except (OSError, SmprError) as e:
         shutil.rmtree(part, ignore_errors=True)
         if old.exists() and not folder.exists(): old.rename(folder)
         raise SmprError(f"{folder}: step {state.step} cannot be saved ({str(e).split(';')[0]}); what was saved before is kept; free some space and run again to resume") from None
-    shutil.rmtree(old, ignore_errors=True)
     return folder
 
 # %% ../nbs/11_training.ipynb #9906dd9b
-def find_checkpoint(folder: Path) -> Path | None:
-    "The checkpoint at `folder`, or the older one that a cut rename left beside it; None when there is neither."
-    old = folder.with_name(folder.name + ".old")
-    return next((f for f in (folder, old) if (f / "state.json").is_file()), None)
+def find_checkpoint(*folders: Path) -> Path | None:
+    "The first intact checkpoint at `folders`, each before the older one beside it; damaged ones are named on stderr and skipped. None when there is none."
+    for folder in (f for new in folders for f in (new, new.with_name(new.name + ".old"))):
+        if not folder.is_dir(): continue
+        try: check_seal(folder)
+        except SmprError as e: print(f"smpr: skipped a checkpoint: {e}", file=sys.stderr)
+        else: return folder
+    return None
 
 # %% ../nbs/11_training.ipynb #eab6910a
 def check_same_config(saved: dict, config: Config, where: Path) -> None:
@@ -415,7 +483,7 @@ def load_checkpoint(folder: Path, state: TrainState, config: Config) -> dict:
 # %% ../nbs/11_training.ipynb #e64cf5d4
 def load_run(run: Path) -> SMPR:
     "The network of a run folder (best before last, average before raw weights), ready for inference. Raises `SmprError`."
-    folder = next((f for n in ("best", "last") if (f := find_checkpoint(Path(run) / n))), None)
+    folder = find_checkpoint(Path(run) / "best", Path(run) / "last")
     if folder is None: raise SmprError(f"{run}: holds no checkpoint (no last/state.json); train first or choose another folder")
     file = folder / "ema.safetensors"
     config, skeleton, state = load_weights(file if file.exists() else folder / "model.safetensors")
@@ -433,11 +501,15 @@ def peak_memory(device: torch.device) -> float:
 
 # %% ../nbs/11_training.ipynb #35bc6da3
 class RunLog:
-    "log.jsonl and TensorBoard files of a run folder; rows after `step`, left by a cut run, are dropped."
-    def __init__(self, run: Path, step: int = 0):
+    "log.jsonl and TensorBoard files of a run folder; rows after the checkpoint that `saved` describes, left by a cut run, are dropped."
+    def __init__(self, run: Path, saved: dict | None = None):
         from torch.utils.tensorboard import SummaryWriter
-        self.path, self.pending, self.since = run / "log.jsonl", [], time.monotonic()
-        if self.path.exists(): atomic_write(self.path, "".join(f"{json.dumps(r)}\n" for r in read_log(run) if r["step"] <= step))
+        saved = saved or {"step": 0}
+        self.path, step, self.pending, self.since = run / "log.jsonl", saved["step"], saved.get("pending", []), time.monotonic() - saved.get("spent", 0)
+        rows = read_log(run) if self.path.exists() else []
+        rows = rows[:saved["log_rows"]] if "log_rows" in saved else [r for r in rows if r["step"] <= step]
+        self.rows = len(rows)
+        if self.path.exists(): atomic_write(self.path, "".join(f"{json.dumps(r)}\n" for r in rows))
         self.board = SummaryWriter(run / "tensorboard", purge_step=step + 1)
 
     def write(self, step: int, row: dict) -> dict:
@@ -446,6 +518,7 @@ class RunLog:
         try:
             with self.path.open("a") as f: f.write(json.dumps(row) + "\n")
         except OSError as e: raise SmprError(f"{self.path}: cannot be written ({e.strerror or e}); free some space and run again to resume") from None
+        self.rows += 1
         for name, value in row.items():
             if name != "step": self.board.add_scalar(name, value, step)
         return row
@@ -460,6 +533,10 @@ class RunLog:
         row |= {"pictures_per_second": pictures * len(self.pending) / (time.monotonic() - self.since), "memory_gib": peak_memory(device)}
         self.pending, self.since = [], time.monotonic()
         return self.write(step, row)
+
+    def state(self) -> dict:
+        "What a checkpoint keeps of the log, so that a resumed run continues it row for row."
+        return {"log_rows": self.rows, "pending": self.pending, "spent": time.monotonic() - self.since}
 
     def picture(self, name: str, figure: Figure, step: int) -> None:
         "Show a figure in TensorBoard."
@@ -509,23 +586,40 @@ def pose_sheet(net: SMPR, poses: PoseSet, config: TestConfig, count: int = 4, le
         ax.set(xticks=[], yticks=[], xlim=(0, r.width), ylim=(r.height, 0))
     return fig
 
+# %% ../nbs/11_training.ipynb #b73ad7b1
+def move_to_front(found: Path, last: Path) -> Path:
+    "Give the intact checkpoint that was `found` the name `last`; a damaged one of that name is put aside as .broken."
+    if found == last: return last
+    part, broken = last.with_name(last.name + ".part"), last.with_name(last.name + ".broken")
+    for stale in (part, broken): shutil.rmtree(stale, ignore_errors=True)
+    if last.exists(): last.rename(broken)
+    if found.name.startswith(last.name): return found.rename(last)
+    shutil.copytree(found, part)
+    return part.rename(last)
+
 # %% ../nbs/11_training.ipynb #ee66c36a
-def open_run(run: Path, config: Config, train_set: PoseSet, state: TrainState, resume: bool = True) -> None:
-    "Make the run folder, or continue the run that it holds. Raises `SmprError`; nothing is ever overwritten by another run."
+def open_run(run: Path, config: Config, train_set: PoseSet, state: TrainState, resume: bool = True) -> dict:
+    "Make the run folder, or continue the run that it holds from its last intact checkpoint; returns the JSON of that, {} for a new run. Raises `SmprError`; nothing is ever overwritten by another run."
     rank, _ = rank_world()
-    saved = find_checkpoint(run / "last")
-    if saved and not resume: raise SmprError(f"{run}: holds a run already; let it resume, delete it or choose another folder")
+    found, saved = find_checkpoint(run / "last", run / "best"), {}
+    if found and not resume: raise SmprError(f"{run}: holds a run already; let it resume, delete it or choose another folder")
+    skipped = skipped_people(train_set)
     about = {"config": config_to_dict(config), "skeleton": config_to_dict(train_set.skeleton),
-             "train_set": {"images": str(train_set.images), "annotations": str(train_set.annotations), "pictures": len(train_set)}}
-    if saved:
-        was = load_checkpoint(saved, state, config).get("pictures", len(train_set))
+             "train_set": {"images": str(train_set.images), "annotations": str(train_set.annotations), "pictures": len(train_set), "skipped": {why: len(ids) for why, ids in skipped.items()}}}
+    if not found and (run / "last").is_dir(): raise SmprError(f"{run}: holds no intact checkpoint; delete the folder to begin anew, or choose another")
+    if found:
+        saved = load_checkpoint(found, state, config)
+        was = saved.get("pictures", len(train_set))
         if was != len(train_set): raise SmprError(f"{run}: was trained on {was} pictures, {train_set.annotations} lists {len(train_set)}; give the same set or another run folder")
     mean = over_ranks(torch.tensor(float(state.step), dtype=torch.float64, device=state.net.mean.device)).item()
     if mean != state.step: raise SmprError(f"{run}: is at step {state.step} for this process and not for all; when several machines train, the run folder must be on a disk that all of them see")
-    if rank: return
+    if rank: return saved
+    if found: move_to_front(found, run / "last")
     try: run.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise SmprError(f"{run}: cannot be made ({e.strerror or e}); choose another run folder") from None
     atomic_write(run / "config.json", json.dumps(about, indent=1) + "\n")
+    atomic_write(run / "skipped.json", json.dumps(skipped) + "\n")
+    return saved
 
 # %% ../nbs/11_training.ipynb #475dfca1
 def show_poses(log: RunLog, net: SMPR, sets: dict[str, PoseSet | None], config: TestConfig, step: int) -> None:
@@ -536,11 +630,13 @@ def show_poses(log: RunLog, net: SMPR, sets: dict[str, PoseSet | None], config: 
 # %% ../nbs/11_training.ipynb #aa1d796f
 class Keeper:
     "What the first process writes while training: log, checkpoints, measurements. The others only help to measure."
-    def __init__(self, run: Path, state: TrainState, config: Config, train_set: PoseSet, val_set: PoseSet | None, progress: bool = True):
+    def __init__(self, run: Path, state: TrainState, config: Config, train_set: PoseSet, val_set: PoseSet | None, progress: bool = True,
+                 saved: dict | None = None):       # the JSON of the checkpoint that the run goes on from
         self.run, self.state, self.config, self.train_set, self.val_set, self.progress = run, state, config, train_set, val_set, progress
         self.test = replace(config.test, bf16=config.train.bf16)
         self.rank, _ = rank_world()
-        self.log = RunLog(run, state.step) if self.rank == 0 else None
+        self.log = RunLog(run, saved) if self.rank == 0 else None
+        self.checked = state.step if not saved or saved.get("checked", True) else -1       # the last step that was measured
 
     def add(self, row: dict) -> None:
         "Remember the numbers of one update."
@@ -550,21 +646,23 @@ class Keeper:
         "Write what was remembered as one row."
         return self.log.flush(self.state.step, self.config.train.batch, self.state.net.mean.device) if self.log else {}
 
-    def save(self, name: str = "last", **more) -> None:
-        "Write a checkpoint."
-        if self.rank == 0: save_checkpoint(self.run / name, self.state, self.config, {"pictures": len(self.train_set)} | more)
+    def save(self, name: str = "last", **more) -> str:
+        "Write a checkpoint; says so."
+        if self.rank == 0: save_checkpoint(self.run / name, self.state, self.config, {"pictures": len(self.train_set), "checked": self.checked == self.state.step} | self.log.state() | more)
+        return f"{self.run}: step {self.state.step} is saved"
 
     def check(self) -> dict[str, float]:
         "Measure on the validation set; keep the checkpoint as `best` when no earlier one was better."
         net, began = averaged(self.state, self.config), time.monotonic()
         metrics = measure(net, self.val_set, self.test, self.progress)
-        if self.log: self.log.write(self.state.step, metrics)
-        if metrics["AP"] > self.state.best:
-            self.state.best = metrics["AP"]
-            self.save("best", metrics=metrics)
-            self.save("last", metrics=metrics)
+        if self.log:
+            self.log.write(self.state.step, metrics)
+            self.log.since += time.monotonic() - began           # measuring does not count as slow training
+        better, self.checked = metrics["AP"] > self.state.best, self.state.step
+        self.state.best = max(self.state.best, metrics["AP"])
+        if better: self.save("best", metrics=metrics)
+        self.save("last", metrics=metrics)
         self.show(net)
-        if self.log: self.log.since += time.monotonic() - began           # measuring does not count as slow training
         return metrics
 
     def show(self, net: SMPR) -> None:
@@ -585,6 +683,63 @@ def step_batches(config: Config, train_set: PoseSet, first: int, last: int, work
     if preload: stream.preload()
     return train_loader(stream, DrawSampler(config.train.batch, first, last, rank, world), workers)
 
+# %% ../nbs/11_training.ipynb #2e6a52c8
+class Stopped(KeyboardInterrupt):
+    "A run was asked to stop by the signal `number` and has saved."
+    def __init__(self, number: int, said: str):
+        super().__init__(said)
+        self.number = number
+
+# %% ../nbs/11_training.ipynb #6d2566c7
+class StopSignals:
+    "Inside `with`, SIGTERM and Ctrl-C leave a note that `leave` and `at_once` obey; a second one raises `Stopped` at once."
+    def __init__(self): self.number, self.ready, self.saved, self.before = 0, False, "nothing was saved", {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is not threading.main_thread(): return self         # only the main thread may
+        for n in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(n) != signal.SIG_IGN: self.before[n] = signal.signal(n, self.note)
+        return self
+
+    def __exit__(self, *error) -> None:
+        for n, handler in self.before.items(): signal.signal(n, handler)
+
+    def note(self, number: int, frame=None) -> None:
+        "What the system calls."
+        again, self.number = self.number, number
+        if again or self.ready: self.leave()
+
+    def leave(self) -> None:
+        "Raise `Stopped`."
+        raise Stopped(self.number or signal.SIGTERM, self.saved)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        "Inside, everything is saved: a signal need not wait."
+        self.ready = True
+        if self.number: self.leave()
+        try: yield
+        finally: self.ready = False
+
+# %% ../nbs/11_training.ipynb #427755d0
+@contextmanager
+def one_line_errors(state: TrainState) -> Iterator[None]:
+    "What goes wrong in the processes that load pictures, as one line. Raises `SmprError`."
+    try: yield
+    except SmprError as e:
+        if "DataLoader worker" not in str(e): raise
+        raise SmprError(str(e).rpartition("SmprError: ")[2]) from None
+    except RuntimeError as e:
+        if "DataLoader worker" not in str(e): raise
+        raise SmprError(f"after step {state.step} a process that loads pictures was lost ({str(e).split('. ')[0]}; out of memory?); "
+                        "the last checkpoint is kept, run again to resume; fewer workers (settings.ini) need less memory") from None
+
+# %% ../nbs/11_training.ipynb #d0d79f61
+def end_now(late: bool, signals: StopSignals, place: torch.device) -> tuple[bool, bool]:
+    "Whether time is over and whether a signal asks to stop, for any of the training processes."
+    if rank_world()[1] == 1: return late, signals.number > 0
+    return tuple((over_ranks(torch.tensor([late, signals.number > 0], dtype=torch.float32, device=place)) > 0).tolist())
+
 # %% ../nbs/11_training.ipynb #d862d17b
 def train(config: Config, train_set: PoseSet,
           run: Path,                                  # run folder; made, or resumed when it holds a run
@@ -601,22 +756,26 @@ def train(config: Config, train_set: PoseSet,
           preload: bool = False,                      # decode all pictures first and keep them in memory: for small sets
           compiled: bool = False                      # torch.compile: minutes before the first step; slower on the CPUs we tried, worth a try on a GPU
           ) -> dict:                                  # run, step, steps done now, seconds, losses, metrics
-    "Train into the folder `run`. Under torchrun the processes work together and the first one writes. Raises `SmprError`."
+    "Train into the folder `run`. Under torchrun the processes work together and the first one writes. Raises `SmprError`, and `Stopped` after SIGTERM or Ctrl-C."
     began, run = time.monotonic(), Path(run)
-    with processes(device) as place:
+    with processes(device) as place, StopSignals() as signals:
         state = make_state(config, train_set.skeleton, place, start)
-        open_run(run, config, train_set, state, resume)
+        saved = open_run(run, config, train_set, state, resume)
         first, last = state.step, min(config.train.steps, steps or config.train.steps)
-        with closing(Keeper(run, state, config, train_set, val_set, progress)) as keeper:
+        with one_line_errors(state), closing(Keeper(run, state, config, train_set, val_set, progress, saved)) as keeper:
             model, losses, metrics = wrap(state.net, compiled), {}, {}
             batches = step_batches(config, train_set, state.step, last, workers, preload)
-            for batch in tqdm(batches, initial=first, total=last, desc="training", disable=not progress or keeper.rank > 0, mininterval=2):
-                keeper.add(train_step(model, state, batch, config))
-                late = minutes is not None and over_ranks(torch.tensor(float(time.monotonic() - began > 60 * minutes), device=place)).item() > 0
+            due = lambda: val_set is not None and (state.step == last or eval_every and state.step % eval_every == 0)       # to be measured
+            if keeper.checked < 0 and due(): metrics = keeper.check()              # killed while it was measured
+            for batch in tqdm(batches, "training", last, initial=first, disable=not progress or keeper.rank > 0, mininterval=2):
+                keeper.add(careful_step(run, model, state, batch, batches.dataset, config))
+                late, stop = end_now(minutes is not None and time.monotonic() - began > 60 * minutes, signals, place)
                 done = late or state.step == last
                 if done or state.step % log_every == 0: losses = keeper.flush()
-                if done or state.step % save_every == 0: keeper.save()
-                if val_set is not None and (done or eval_every and state.step % eval_every == 0): metrics = keeper.check()
+                if done or stop or due() or state.step % save_every == 0: signals.saved = keeper.save()
+                if stop: signals.leave()
+                if val_set is not None and (done or due()):
+                    with signals.at_once(): metrics = keeper.check()
                 if done: break
             if val_set is None and state.step > first and keeper.rank == 0: keeper.show(averaged(state, config))
     return {"run": str(run), "step": state.step, "steps": state.step - first, "seconds": round(time.monotonic() - began, 2), "losses": losses, "metrics": metrics}

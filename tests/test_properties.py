@@ -6,12 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smpr.assignment import AssignConfig, Region, assign_regions, assign_scene, oks_positives, refinement_persons
+from smpr.inference import box_iou, soft_nms
 from smpr.representation import Variant, decode_pose, encode_pose, level_locations, level_sizes, oks, pseudo_boxes
 from smpr.skeleton import Scene, Skeleton, flip_pairs_from_names, load_scene, skeleton_from_category, skeleton_to_category
 from smpr.winograd import kernel_products, winograd_conv
 
 P3_P7 = (8, 16, 32, 64, 128)
 few = settings(max_examples=60, deadline=None, derandomize=True)
+many = settings(max_examples=200, deadline=None, derandomize=True)          # the geometry that everything rests on
 seeds = st.integers(0, 2 ** 31)
 
 
@@ -80,7 +82,7 @@ def test_category_round_trip(skeleton):
     assert skeleton_from_category(skeleton_to_category(skeleton)) == skeleton
 
 
-@few
+@many
 @given(st.integers(1, 30), st.integers(1, 40), seeds)
 def test_encode_then_decode_is_the_identity(K, P, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -106,7 +108,7 @@ def test_locations_cover_every_pixel(height, width, first, levels):
         assert ((locations / steps[:, None]) % 1 == .5).all()
 
 
-@few
+@many
 @given(skeletons(), st.integers(0, 5), st.integers(1, 12), seeds)
 def test_oks_lies_in_0_1_and_knows_no_order_of_persons(skeleton, G, P, seed):
     people, areas = random_people(seed, G, skeleton.K)
@@ -121,7 +123,7 @@ def test_oks_lies_in_0_1_and_knows_no_order_of_persons(skeleton, G, P, seed):
     assert torch.allclose(similarity[P:].diagonal(), labelled.double(), atol=1e-12)      # a person is its own best pose
 
 
-@few
+@many
 @given(st.integers(1, 5), st.integers(1, 20), seeds)
 def test_pseudo_box_is_the_smallest_box_of_the_labelled_keypoints(G, K, seed):
     people, _ = random_people(seed, G, K)
@@ -143,7 +145,7 @@ def configs():
 whole_boxes = st.lists(st.tuples(*[st.integers(0, 19).map(lambda n: 8 * n)] * 2, *[st.integers(0, 20).map(lambda n: 8 * n - 1)] * 2), max_size=6)
 
 
-@few
+@many
 @given(whole_boxes, configs(), st.sampled_from([P3_P7, (8, 16, 32), (4, 8), (16,)]))
 def test_assignment_equals_the_loop(corners, config, all_strides):
     boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in corners], dtype=torch.float32).reshape(-1, 4)
@@ -152,7 +154,7 @@ def test_assignment_equals_the_loop(corners, config, all_strides):
     assert torch.equal(fast, regions_one_by_one(locations, strides, boxes, all_strides, config))
 
 
-@few
+@many
 @given(whole_boxes.filter(bool), configs())
 def test_an_overlap_goes_to_the_smallest_box(corners, config):
     boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in corners], dtype=torch.float32)
@@ -205,3 +207,73 @@ def test_winograd_equals_the_plain_convolution(seed, n, c, o, h, w, at_once, bia
     bias = torch.randn(o, generator=g, dtype=torch.float64) if biased else None
     plain = torch.nn.functional.conv2d(x, weight, bias, padding=1)
     torch.testing.assert_close(winograd_conv(x, kernel_products(weight), bias, at_once), plain, rtol=1e-9, atol=1e-9)
+
+
+@many
+@given(st.integers(1, 20), seeds, st.floats(0, 1), st.floats(0, 1))
+def test_oks_falls_as_a_pose_moves_away(K, seed, near, far):
+    "Along any direction the similarity never rises; it is 1 where the pose is the person."
+    people, areas = random_people(seed, 1, K)
+    people[:, 0, 2] = 2
+    way = torch.rand(K, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 400 - 200
+    poses = torch.stack([people[0, :, :2] + t * way for t in (0., min(near, far), max(near, far))])
+    at, closer, away = oks(poses, people, areas, torch.full((K,), .05, dtype=torch.float64))[:, 0]
+    assert at == 1 and 1 >= closer >= away >= 0
+
+
+def placed(corners) -> torch.Tensor: return torch.tensor([[x, y, x + w, y + h] for x, y, w, h in corners], dtype=torch.float32).reshape(-1, 4)
+
+
+@many
+@given(whole_boxes, configs(), st.sampled_from([(8, 16, 32), (16,)]), st.integers(0, 3), st.integers(0, 3))
+def test_assignment_moves_with_the_people(corners, config, all_strides, dx, dy):
+    "Moved by whole cells of the coarsest level, every location has the owner that its place had before."
+    boxes, step, (H, W) = placed(corners), all_strides[-1], (192, 224)
+    locations, strides = level_locations(level_sizes(H, W, all_strides), all_strides)
+    before, after = (assign_regions(locations, strides, b, all_strides, config) for b in (boxes, boxes + step * torch.tensor([dx, dy, dx, dy])))
+    known = {(int(s), x, y): n for n, (s, (x, y)) in enumerate(zip(strides.tolist(), locations.tolist()))}
+    for n, (s, (x, y)) in enumerate(zip(strides.tolist(), locations.tolist())):
+        there = known.get((int(s), x + step * dx, y + step * dy))
+        if there is not None: assert before[n] == after[there]
+
+
+@many
+@given(whole_boxes, configs(), st.sampled_from([(8, 16, 32), (16,)]))
+def test_assignment_of_mirrored_people_is_mirrored(corners, config, all_strides):
+    "In a picture of whole cells, a box between x1 and x2 becomes one between W - x2 and W - x1; rows of cells are read backwards."
+    boxes, (H, W) = placed(corners), (160, 192)
+    sizes = level_sizes(H, W, all_strides)
+    locations, strides = level_locations(sizes, all_strides)
+    turned = torch.stack([W - boxes[:, 2], boxes[:, 1], W - boxes[:, 0], boxes[:, 3]], 1)
+    a, b = (assign_regions(locations, strides, x, all_strides, config) for x in (boxes, turned))
+    counts = [h * w for h, w in sizes]
+    for one, other, (h, w) in zip(a.split(counts), b.split(counts), sizes): assert torch.equal(one.reshape(h, w), other.reshape(h, w).flip(1))
+
+
+@many
+@given(whole_boxes, configs(), seeds)
+def test_assignment_knows_no_order_of_persons(corners, config, seed):
+    "Persons in another order are the same owners, where no two have the same area."
+    boxes = placed(corners)
+    areas = ((boxes[:, 2:] - boxes[:, :2]) + 1).prod(-1)
+    if len(set(areas.tolist())) < len(areas): return                          # a tie goes to the first
+    order = torch.randperm(len(boxes), generator=torch.Generator().manual_seed(seed))
+    locations, strides = level_locations(level_sizes(96, 128, P3_P7), P3_P7)
+    a, b = (assign_regions(locations, strides, x, P3_P7, config) for x in (boxes, boxes[order]))
+    assert torch.equal(torch.where(b >= 0, order[b.clamp(min=0)] if len(order) else b, -1), a)
+
+
+@many
+@given(st.integers(0, 25), st.floats(.1, .9), seeds)
+def test_soft_nms_sorts_and_only_lowers(M, iou, seed):
+    "Picks come best first, each once, with at most their own score; the best keeps its score; a pick overlapped by nobody above it keeps its own."
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(M, 2, generator=generator) * 60
+    boxes, scores = torch.cat([corner, corner + torch.rand(M, 2, generator=generator) * 40], 1), torch.rand(M, generator=generator)
+    order, kept = soft_nms(boxes, scores, iou, .01)
+    assert len(set(order.tolist())) == len(order) and (kept.diff() <= 1e-7).all() and (kept <= scores[order] + 1e-7).all() and (kept >= .01).all()
+    if len(order): assert order[0] == scores.argmax() and kept[0] == scores.max()
+    for n, i in enumerate(order.tolist()):
+        above = order[:n].tolist()
+        factor = np.prod([1 - o if o > iou else 1. for o in (box_iou(boxes[j].numpy(), boxes[i:i + 1].numpy())[0] for j in above)])
+        assert abs(kept[n].item() - scores[i].item() * factor) < 1e-5

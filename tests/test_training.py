@@ -171,7 +171,7 @@ def test_another_run_is_refused(uncut, tmp_path):
     check_same_config(json.loads((run / "last" / "state.json").read_text())["config"], replace(tiny(), test=replace(tiny().test, flip=True)), run)
     (tmp_path / "broken" / "last").mkdir(parents=True)
     for f in (run / "last").iterdir(): (tmp_path / "broken" / "last" / f.name).write_bytes(f.read_bytes()[:2000] if f.suffix == ".safetensors" else f.read_bytes())
-    with pytest.raises(SmprError, match="not a complete checkpoint"): train(tiny(), people("train", 10), tmp_path / "broken", **QUIET)
+    with pytest.raises(SmprError, match="no intact checkpoint"): train(tiny(), people("train", 10), tmp_path / "broken", **QUIET)
 
 
 def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# make test as a stranger would run it: a fresh clone without ../shared, another user's home, nothing writable but the clone and the
+# temporary folder. With arguments, only those tests:  .ci/bare.sh tests/test_cli.py -x
+# Environments are made from scratch, which needs a package index; VENV=FOLDER takes one that is there.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+place=$(mktemp -d)
+trap 'rm -rf "$place"' EXIT
+chmod 755 "$place"
+git clone -q "$root" "$place/smpr"
+mkdir "$place/home" "$place/tmp"
+as=()
+if [ "$(id -u)" = 0 ]; then                                   # root may write everywhere: become nobody
+  chown -R 65534:65534 "$place"
+  as=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+fi
+if [ -n "${VENV:-}" ]; then ln -s "$VENV" "$place/smpr/.venv"; fi
+cd "$place/smpr"
+run=("${as[@]}" env -i HOME="$place/home" TMPDIR="$place/tmp" PATH="/usr/local/bin:/usr/bin:/bin" LANG=C.UTF-8 OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" PYTHONDONTWRITEBYTECODE=1 MPLCONFIGDIR="$place/tmp")
+if [ $# = 0 ]; then "${run[@]}" make test
+else "${run[@]}" env PYTHONPATH="$place/smpr" HYPOTHESIS_STORAGE_DIRECTORY="$place/tmp/hypothesis" .venv/bin/python -m pytest -p no:cacheprovider "$@"
+fi

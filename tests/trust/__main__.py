@@ -1,0 +1,71 @@
+"""make trust: every section writes its numbers to figures/results/trust.json when it ends; called again, finished sections of the same code are kept.
+
+    python -m trust [--only kills,bad_inputs,...] [--again] [--kills 20] [--pictures 2000] [--documents 1500] [--results 300]"""
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import smpr
+from smpr.ablations import environment
+from smpr.reproduction import code_fingerprint, locked, notebook
+from smpr.settings import SmprError, atomic_write, load_settings
+from trust import agreement, guards, hostile, inputs, kills, load
+
+
+def all_guards(folder: Path) -> dict:
+    "Each guard taken away once: whether its test fails then."
+    rows = {}
+    for name, g in guards.GUARDS.items():
+        rows[name] = {"does": g.does, "test": g.notices, "noticed": guards.noticed(name, folder)}
+        print(f"  without '{name}': {'noticed' if rows[name]['noticed'] else 'NOT NOTICED'} by {g.notices}", flush=True)
+    return {"attempted": len(rows), "noticed": sum(r["noticed"] for r in rows.values()), "rows": rows}
+
+
+def sections(a: argparse.Namespace) -> dict[str, Callable[[Path], dict]]:
+    "Name and work of every section; each gets an empty folder."
+    return {"kills": lambda d: kills.kill_and_resume(d, kills.moments(a.kills), 1), "bad_inputs": lambda d: inputs.try_all(a.documents, a.results), "load": lambda d: load.predict_many(d, a.pictures),
+            "agreement": lambda d: {"ap": agreement.compare_ap(agreement.committed())} | {"poses": agreement.compare_poses(), "bounds_px": agreement.BOUNDS},
+            "hostile": lambda d: hostile.try_hostile(), "concurrency": load.two_calls, "guards": all_guards}
+
+
+def write(path: Path, name: str, found: dict, made: dict, order: list[str]) -> None:
+    "Put a section into the record."
+    record = json.loads(path.read_text()) if path.exists() else {}
+    if "memory_mb" in found: record["predict_memory_mb"] = found.pop("memory_mb")
+    record[name] = found
+    record["made"] = record.get("made", {}) | {name: made}
+    head = {"experiment": "trust", "commit": made["commit"], "hardware": made["hardware"], "seconds": round(sum(m["seconds"] for m in record["made"].values()), 1)}
+    atomic_write(path, json.dumps(head | {n: record[n] for n in (*order, "predict_memory_mb", "made") if n in record}, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="sections with commas")
+    parser.add_argument("--again", action="store_true", help="also those that are done")
+    for flag, n in (("--kills", 20), ("--pictures", 2000), ("--documents", 1500), ("--results", 300)): parser.add_argument(flag, type=int, default=n)
+    a = parser.parse_args()
+    work, path, code = sections(a), load_settings().figures / "results" / "trust.json", code_fingerprint(Path(smpr.__file__).resolve().parent, notebook("run"))
+    if unknown := set(filter(None, a.only.split(","))) - set(work): raise SmprError(f"--only: '{min(unknown)}' is unknown; choose from {', '.join(work)}")
+    record = json.loads(path.read_text()) if path.exists() else {}
+    for name in a.only.split(",") if a.only else work:
+        about = {"code": code, "cores": os.cpu_count(), "asked": {k: v for k, v in vars(a).items() if k not in ("only", "again")}}
+        if not a.again and record.get("made", {}).get(name, {}).get("code") == code and record["made"][name]["asked"] == about["asked"]:
+            print(f"{name}: done before", flush=True)
+            continue
+        print(f"{name} ...", flush=True)
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder: found = work[name](Path(folder))
+        seconds = round(time.monotonic() - began, 1)
+        made = about | {"seconds": seconds, "load_of_machine": round(os.getloadavg()[1], 1)} | environment()
+        with locked(load_settings().runs / "locks" / "trust"): write(path, name, found, made, list(work))          # another call may have written meanwhile
+        print(f"{name}: {seconds} s, {({k: v for k, v in found.items() if not isinstance(v, (dict, list))})}", flush=True)
+
+
+if __name__ == "__main__":
+    try: main()
+    except SmprError as e: sys.exit(str(e))
