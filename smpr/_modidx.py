@@ -623,6 +623,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'smpr.skeleton.flip_pairs_from_names': ('skeleton.html#flip_pairs_from_names', 'smpr/skeleton.py'),
                                'smpr.skeleton.load_scene': ('skeleton.html#load_scene', 'smpr/skeleton.py'),
                                'smpr.skeleton.sigmas_from_names': ('skeleton.html#sigmas_from_names', 'smpr/skeleton.py'),
+                               'smpr.skeleton.sigmas_from_repeats': ('skeleton.html#sigmas_from_repeats', 'smpr/skeleton.py'),
                                'smpr.skeleton.skeleton_from_category': ('skeleton.html#skeleton_from_category', 'smpr/skeleton.py'),
                                'smpr.skeleton.skeleton_to_category': ('skeleton.html#skeleton_to_category', 'smpr/skeleton.py')},
             'smpr.tables': { 'smpr.tables.Step': ('appendix/tables.html#step', 'smpr/tables.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COCO17', 'Skeleton', 'Scene', 'load_scene', 'draw_poses', 'flip_pairs_from_names', 'sigmas_from_names',
-           'skeleton_from_category', 'skeleton_to_category']
+           'skeleton_from_category', 'skeleton_to_category', 'sigmas_from_repeats']
 
 # %% ../nbs/00_skeleton.ipynb #b02e5790
 # Shapes: G persons, K keypoints. Coordinates are px from the left and the top.
@@ -151,3 +151,22 @@ def skeleton_to_category(skeleton: Skeleton,          # what to write
     twins = [[skeleton.names[a], skeleton.names[b]] for a, b in skeleton.flip_pairs]
     return {"id": id, "name": name, "supercategory": name, "keypoints": list(skeleton.names),
             "skeleton": [[a + 1, b + 1] for a, b in skeleton.edges], "sigmas": list(skeleton.sigmas), "flip_pairs": twins}
+
+# %% ../nbs/00_skeleton.ipynb #c854d091
+def sigmas_from_repeats(labels: np.ndarray,      # (R, G, K, 3) px and visibility: the same G persons, labelled R times
+                        areas: np.ndarray        # (G,) px^2
+                        ) -> tuple[float, ...]:  # K sigmas
+    "Sigma of each keypoint: how far repeated labels lie from their mean, as a fraction of the person's size. Raises SmprError."
+    labels, areas = np.asarray(labels, float), np.asarray(areas, float)
+    if labels.ndim != 4 or labels.shape[-1] != 3 or areas.shape != labels.shape[1:2]:
+        raise SmprError(f"repeated labels have shape {labels.shape} and areas {areas.shape}; give (R, G, K, 3) and (G,)")
+    if not (areas > 0).all(): raise SmprError(f"repeated labels: person {int((areas <= 0).argmax())} has no area; leave it out")
+    seen = labels[..., 2:] > 0                                                      # (R, G, K, 1)
+    count = seen.sum(0)                                                             # (G, K, 1)
+    mean = (labels[..., :2] * seen).sum(0) / count.clip(1)
+    spread = (((labels[..., :2] - mean) ** 2 * seen).sum((0, 3)) / areas[:, None]).sum(0)
+    free = (count[..., 0] - 1).clip(0).sum(0)                                       # (K,)
+    for k in range(len(free)):
+        if free[k] == 0: raise SmprError(f"repeated labels: nobody has two labels of keypoint {k}; label it twice on some persons")
+        if spread[k] == 0: raise SmprError(f"repeated labels: all labels of keypoint {k} agree exactly; are they copies of each other?")
+    return tuple(np.sqrt(spread / free).tolist())

@@ -75,6 +75,27 @@ def test_named_imports_and_unique_ids(path):
     assert not [c["text"] for c in cells(path) if c["cell_type"] == "code" and re.search(r"^\s*from .* import \*", c["text"], re.M)]
 
 
+@pytest.mark.parametrize("path", [p for p in CHAPTERS if p.name[:2] in ("00", "01", "03", "04", "05", "06")], ids=name)
+def test_exercises_have_solutions_that_assert(path):
+    "Three hidden cells after the exercises; they run with the notebook."
+    book = cells(path)
+    start = next(i for i, c in enumerate(book) if "## Exercises" in c["text"])
+    solutions = [c for c in book[start:] if "solution" in c["metadata"].get("tags", [])]
+    assert [re.match(r"#\| code-fold: true\n#\| code-summary: Solution (\d)\n", c["text"]).group(1) for c in solutions] == ["1", "2", "3"]
+    assert all("hide-input" in c["metadata"]["tags"] and re.search(r"\bassert\b", c["text"]) for c in solutions)
+
+
+def test_notebooks_stay_small():
+    "All of them together below 15 MB, so that a code host shows them and a clone is quick."
+    assert sum(p.stat().st_size for p in NOTEBOOKS) < 15e6
+
+
+def test_hooks_are_local():
+    "Committing needs no network: no hook comes from elsewhere."
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert set(re.findall(r"repo: *(\S+)", hooks)) == {"local"} and {"nbdev-clean", "nbdev-export"} == set(re.findall(r"id: *(\S+)", hooks))
+
+
 def test_no_machine_paths():
     "No folder of somebody's machine in any tracked text file, notebook outputs included."
     places = [f"/{place}/" for place in ("work", "root", "home", "tmp/tmp")]
