@@ -353,10 +353,10 @@ def thin_out(found: Candidates,
 
 # %% ../nbs/09_inference.ipynb #2950a0a4
 def _draw_short_list(ax, poses: Poses, skeleton: Skeleton, middles: Tensor) -> None:
-    "Limbs of each pose, as opaque as its score is high, over the middles of all candidates."
+    "Limbs of each pose, the paler the lower its score, over the middles of all candidates."
     ax.plot(*middles.T, ".", color="k", ms=2, alpha=.35)
     for n, (k, score) in reversed(list(enumerate(zip(poses.keypoints, poses.scores.tolist())))):
-        limbs = LineCollection(k[torch.tensor(skeleton.edges)].numpy(), colors=COLORS[n % len(COLORS)], linewidths=2, alpha=.15 + .85 * min(score, 1.))
+        limbs = LineCollection(k[torch.tensor(skeleton.edges)].numpy(), colors=COLORS[n % len(COLORS)], linewidths=2, alpha=.1 + .9 * score / poses.scores[0].item())
         ax.add_collection(limbs, autolim=False)
 
 # %% ../nbs/09_inference.ipynb #3bc67140
@@ -368,12 +368,12 @@ def draw_list(choices: ListChoices,
     "The short list over the picture beside its scores. Same arguments, same figure."
     poses, likely = thin_out(found, choices, skeleton), found.keypoints[found.person > choices.score_threshold]
     figure, (h, w) = Figure(figsize=(9, 4), dpi=80), image.shape[:2]
-    ax, bars = figure.add_axes((0, 0, .62, .92)), figure.add_axes((.67, .12, .32, .8))
+    ax, bars = figure.add_axes((0, 0, .62, .92)), figure.add_axes((.67, .13, .32, .78))
     ax.imshow(255 - (255 - image) // 5 * 3, interpolation="nearest")
     _draw_short_list(ax, poses, skeleton, likely.mean(1))
     ax.set(xlim=(-.5, w - .5), ylim=(h - .5, -.5)); ax.axis("off")
     place = np.arange(len(poses.scores))
     bars.bar(place, poses.scores.numpy(), color=[COLORS[n % len(COLORS)] for n in place])
-    bars.set(xlim=(-.6, 19.6), ylim=(0, 1), xticks=[0, 5, 10, 15], xlabel="place in the list", title=f"score: {choices.ranking}")
+    bars.set(xlim=(-.6, 19.6), ylim=(0, 1), xticks=[0, 5, 10, 15], xlabel=f"place in the list, sorted by {choices.ranking}")
     figure.suptitle(f"{len(likely)} likely candidates, {len(place)} poses in the list, {(poses.scores > .3).sum()} of them above 0.3", fontsize=10)
     return figure
