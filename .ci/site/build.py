@@ -62,6 +62,7 @@ def notebook_page(inside: str) -> str:
     module, book.cells = module_of(book), shown_cells(book, keep=("export", "exports"))
     for output in (o for c in book.cells for o in c.get("outputs", [])):
         output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    book.metadata["language_info"] = {"name": "python"}                                          # nbdev-clean drops it; it colours the code
     name = Path(page).stem
     config = Config({"ExtractOutputPreprocessor": {"output_filename_template": f"{name}_files/{{cell_index}}_{{index}}{{extension}}"}})
     text, resources = MarkdownExporter(config=config).from_notebook_node(book)
@@ -97,7 +98,7 @@ def api_page(module: str, chapter: str) -> str:
 
 def results_page(folder: Path) -> str:
     "Tables and pictures of one folder of figures/, and the notebook that makes them."
-    tables = [relink(t.read_text(), t.relative_to(ROOT).as_posix(), "results/x.md") for t in sorted(folder.glob("*.md"))]
+    tables = [relink(t.read_text().replace(" ± ", "\u00a0±\u00a0"), t.relative_to(ROOT).as_posix(), "results/x.md") for t in sorted(folder.glob("*.md"))]
     pictures = [f"![{p.stem}](../figures/{folder.name}/{p.name})" for p in sorted(folder.glob("*.png"))]
     maker = next((p for p in ("ablations", "appendix") if (NBS / p / f"{folder.name}.ipynb").exists()), None)
     made = f"Made by [{maker}/{folder.name}](../{maker}/{folder.name}.md)." if maker else "Made by `make bench`; read in [appendix/speed](../appendix/speed.md)." if folder.name == "bench" else ""
