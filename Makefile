@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv test reproduce lab notebooks readme bench trust
+.PHONY: help venv test reproduce lab notebooks readme bench trust browser site
 help:            ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
@@ -40,3 +40,10 @@ bench: $(STAMP)  ## how fast smpr is here, against plain versions, torchvision a
 
 trust: $(STAMP)  ## kill it, feed it garbage, load hostile files: figures/results/trust.json (at most 30 minutes; goes on where it stopped)
 	@cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m trust
+
+browser: $(STAMP) ## the widgets in a real JupyterLab, driven in Chromium (as root, apt-get installs it; minutes)
+	@if ! command -v chromium >/dev/null 2>&1 && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then apt-get update -qq && apt-get install -y -qq chromium; fi
+	@$(BIN)/python -m pytest tests/browser
+
+site: $(STAMP)   ## the chapters, results and API as a web site in _site/, links checked (no quarto needed)
+	@$(BIN)/python .ci/site/build.py

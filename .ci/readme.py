@@ -10,14 +10,20 @@ ROOT = Path(__file__).parent.parent
 NOTE = "<!-- Made from nbs/index.ipynb by `make readme`; edit the notebook. -->\n\n"
 
 
+def shown_cells(book, keep: tuple[str, ...] = ()) -> list:
+    "The cells that a reader sees: hidden and empty ones dropped, directives stripped except those in `keep`."
+    cells = [c for c in book.cells if not c.source.lstrip().startswith("#| hide")]
+    for cell in (c for c in cells if c.cell_type == "code"):
+        if re.search(r"^#\|\s*echo:\s*false", cell.source, re.M): cell.metadata.transient = {"remove_source": True}
+        cell.source = "\n".join(l for l in cell.source.splitlines() if not l.startswith("#|") or l[2:].strip() in keep)
+    return [c for c in cells if c.source.strip()]
+
+
 def render() -> str:
-    "The index notebook as Markdown: hidden cells dropped, directives stripped, text outputs kept, links relative to the top level."
+    "The index notebook as Markdown: text outputs kept, links relative to the top level."
     book = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
-    book.cells = [c for c in book.cells if not c.source.lstrip().startswith("#| hide")]
+    book.cells = shown_cells(book)
     for cell in book.cells:
-        if cell.cell_type == "code":
-            if re.search(r"^#\|\s*echo:\s*false", cell.source, re.M): cell.metadata.transient = {"remove_source": True}
-            cell.source = "\n".join(l for l in cell.source.splitlines() if not l.startswith("#|"))
         for output in cell.get("outputs", []):                           # a table or text says it; pictures live in figures/
             for kind in [k for k in output.get("data", {}) if k.startswith("image/")]: del output["data"][kind]
     text, _ = MarkdownExporter().from_notebook_node(book)

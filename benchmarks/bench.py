@@ -1,6 +1,6 @@
 """How fast smpr is: every row pairs ours with the naive version of its chapter, with torchvision or with the machine's limit.
 
-    python benchmarks/bench.py [--device auto] [--rounds 7] [--only deform,targets,nms,inference,export,limit,step,growth]
+    python benchmarks/bench.py [--device auto] [--rounds 7] [--only deform,targets,nms,inference,export,limit,step,widgets,growth]
 
 Pairs run in turns (A B A B), the median counts. Writes figures/results/bench_<cpu or gpu>.json after every section, and figures/bench/:
 the table in Markdown, a chart of every ratio, inference time against persons, and how time and memory grow. With --only, the other

@@ -19,16 +19,18 @@ import smpr.aggregation
 import smpr.losses
 from smpr.ablations import HeadState, Row, frozen_sets, head_step, make_scale, row_config, start_state
 from smpr.aggregation import conv_of, pick_path
-from smpr.assignment import AssignConfig, Region, assign_regions, refinement_persons
-from smpr.data import PoseSet, load_set
+from smpr.assignment import AssignChoices, AssignConfig, Region, assign_regions, draw_choices, refinement_persons
+from smpr.data import PoseSet, load_set, read_image
+from smpr.evaluation import PickChoices, coco_results, draw_pick, score_vs_oks
 from smpr.export import Deployed, dense_poses, difference, export_program, load_exported, make_notes, save_onnx, save_pt2
-from smpr.inference import DecodeConfig, decode, load, soft_nms
+from smpr.inference import DecodeConfig, ListChoices, decode, draw_list, find_poses, load, look, soft_nms
 from smpr.losses import People, Predictions, Targets, heatmap_targets, stack_targets
 from smpr.model import SMPR, ModelConfig, NeckName, fold_norms
+from smpr.panels import as_png, corners
 from smpr.representation import decode_pose, level_locations, level_sizes, oks, pseudo_boxes
 from smpr.scoring import score_targets
 from smpr.settings import load_settings
-from smpr.skeleton import COCO17
+from smpr.skeleton import COCO17, load_scene
 from smpr.training import Ema, make_optimizer, make_state, small_config, step_batches, train_step
 from smpr.winograd import quick_convs
 
@@ -281,4 +283,36 @@ def loader_lines(device: torch.device, rounds: int) -> Iterator[Line]:
     yield Line("loading at 800 px, one worker", "one picture", each, None, None, 0.0, note=f"pictures of 320x240 enlarged; 12 workers give {12 / each:.0f} pictures/s; the GPU step it feeds is not run")
 
 
-SECTIONS = {"deform": deform_lines, "targets": target_lines, "nms": nms_lines, "inference": inference_lines, "export": export_lines, "limit": limit_lines, "step": step_lines}
+def busy(work: Callable) -> float:
+    "Processor seconds of one call: what else the machine does does not count."
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def panel_drawings() -> dict[str, tuple[Callable, type]]:
+    "What the panels of the chapters draw, and their choices."
+    scene, model, place = load_scene(), load("rendered", "cpu"), load_settings().data / "val"
+    found = look(model, scene.image, model.test.short, model.test.long, config=model.test.decode)
+    people = load_set(place / "images", place / "person_keypoints.json").subset(range(24))
+    results = [e for r in people.records for e in coco_results(find_poses(model, read_image(people.images / r.file), model.test), r.id)]
+    dots = score_vs_oks(results, people)
+    return {"02": (lambda c: draw_choices(c, (scene,)), AssignChoices), "09": (lambda c: draw_list(c, scene.image, found), ListChoices),
+            "10": (lambda c: draw_pick(c, results, people, *dots), PickChoices)}
+
+
+def widget_lines(device: torch.device, rounds: int) -> Iterator[Line]:
+    "One redraw of each panel of the chapters, PNG included, as it opens and at the slowest corner of its sliders."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for chapter, (draw, choices) in panel_drawings().items():
+        redraw = lambda c: as_png(draw(c))
+        redraw(choices())
+        slowest = max(corners(choices), key=lambda c: busy(lambda: redraw(c)))
+        for name, c in (("as it opens", choices()), ("at its slowest corner", slowest)):
+            seconds = sorted(busy(lambda: redraw(c)) for _ in range(rounds))[rounds // 2]
+            yield Line(f"redraw of the panel of chapter {chapter}, {name}", "150 ms", seconds, .15, .15 / seconds, 1.0, note="processor time, one thread")
+    torch.set_num_threads(threads)
+
+
+SECTIONS = {"deform": deform_lines, "targets": target_lines, "nms": nms_lines, "inference": inference_lines, "export": export_lines, "limit": limit_lines, "step": step_lines, "widgets": widget_lines}
