@@ -127,7 +127,7 @@ def try_hostile() -> dict:
             for what, call in kind(folder):
                 attempted += 1
                 try:
-                    with patience(): call()
+                    with patience(20): call()
                     wrong.append(f"{what}: accepted")
                 except SmprError as e:
                     if "\n" in str(e): wrong.append(f"{what}: {e}"[:200])
