@@ -73,6 +73,7 @@ def life(run: Path, kill: Kill | None, workers: int, steps: int) -> None:
     "One process's part of the run, as long as it lives; batches are noted so that their order can be compared."
     remove_guard()
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)             # for the processes that load pictures, as in any other process
     arm(kill)
     real = training.train_step
     def noted(model, state, batch, config):
