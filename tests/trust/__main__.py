@@ -19,9 +19,9 @@ from trust import agreement, guards, hostile, inputs, kills, load
 
 
 def all_guards(folder: Path, jobs: int) -> dict:
-    "Each guard taken away once: whether its test fails then. Guards that an earlier call has tried, with this code, are not tried again."
+    "Each guard taken away once: whether its test fails then. Guards whose removal an earlier call saw noticed, with this code, are not tried again."
     kept = load_settings().runs / "trust" / f"guards-{fingerprint()}.json"
-    rows = json.loads(kept.read_text()) if kept.exists() else {}
+    rows = {n: r for n, r in (json.loads(kept.read_text()) if kept.exists() else {}).items() if r["noticed"]}
     def one(name: str) -> None:
         g = guards.GUARDS[name]
         if name not in rows: rows[name] = {"does": g.does, "test": g.notices, "noticed": guards.noticed(name, folder)}
