@@ -22,7 +22,7 @@ from smpr.training import Config, find_checkpoint, read_log, small_config, train
 from trust.guards import remove_guard
 
 TESTS = Path(__file__).resolve().parent.parent
-STEPS, KINDS = 30, ("step", "save", "evaluation")
+STEPS, KINDS = 40, ("step", "save", "evaluation")
 CLOCKS = ("pictures_per_second", "memory_gib")       # rows of the log that a clock or another process decides
 STATE = ("step", "best", "ema_updates", "config", "metrics", "pending", "log_rows", "checked", "pictures")
 
