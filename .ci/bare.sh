@@ -6,13 +6,11 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
-chmod 755 "$place"
 git clone -q "$root" "$place/smpr"
 mkdir "$place/home" "$place/tmp"
 as=()
-if [ "$(id -u)" = 0 ]; then                                   # root may write everywhere: become nobody
-  chown -R 65534:65534 "$place"
-  as=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+if [ "$(id -u)" = 0 ]; then                                   # root may write everywhere: make all but this place read-only, for this script alone
+  as=(unshare --mount bash -c 'mount --make-rprivate / && mount --bind "$0" "$0" && mount -o remount,bind,ro / && exec "$@"' "$place")
 fi
 if [ -n "${VENV:-}" ]; then ln -s "$VENV" "$place/smpr/.venv"; fi
 cd "$place/smpr"

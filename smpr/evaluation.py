@@ -52,6 +52,7 @@ def check_results(results: list[dict],                  # COCO results
         if missing: raise SmprError(f"results entry {i} has no field '{missing[0]}'; add it")
         where = f"results entry {i} (image {r['image_id']!r:.60})"
         if not isinstance(r["image_id"], (int, str)): raise SmprError(f"{where}: image_id is neither a number nor a text; fix it")
+        if not isinstance(r.get("category_id", 1), int): raise SmprError(f"{where}: category_id is {r['category_id']!r:.60}, not a number; fix it")
         if not isinstance(r["keypoints"], list) or len(r["keypoints"]) != 3 * K:
             n = len(r["keypoints"]) if isinstance(r["keypoints"], list) else 0
             raise SmprError(f"{where} has {n} keypoint numbers, not {3 * K}; is it another skeleton?")

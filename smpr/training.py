@@ -22,6 +22,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
@@ -729,9 +730,10 @@ def one_line_errors(state: TrainState) -> Iterator[None]:
     except SmprError as e:
         if "DataLoader worker" not in str(e): raise
         raise SmprError(str(e).rpartition("SmprError: ")[2]) from None
-    except RuntimeError as e:
-        if "DataLoader worker" not in str(e): raise
-        raise SmprError(f"after step {state.step} a process that loads pictures was lost ({str(e).split('. ')[0]}; out of memory?); "
+    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as e:      # the last three: lost while it handed over a batch
+        between = not isinstance(e, RuntimeError) and any("multiprocessing" in f.filename for f in traceback.extract_tb(e.__traceback__))
+        if not between and "DataLoader worker" not in str(e): raise
+        raise SmprError(f"after step {state.step} a process that loads pictures was lost ({str(e).split('. ')[0] or 'while it handed over a batch'}; out of memory?); "
                         "the last checkpoint is kept, run again to resume; fewer workers (settings.ini) need less memory") from None
 
 # %% ../nbs/11_training.ipynb #d0d79f61

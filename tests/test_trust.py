@@ -93,6 +93,12 @@ def wait_for(what, seconds: float = 300):
     return found
 
 
+def ended(process: subprocess.Popen, seconds: float = 300) -> int:
+    "The exit code; a process that does not end is killed."
+    try: return process.wait(seconds)
+    finally: process.kill()
+
+
 def errors(log: Path) -> list[str]: return [l for l in log.read_text().splitlines() if l.startswith("smpr: ") or "Traceback" in l or l.startswith("  File ")]
 
 
@@ -103,7 +109,7 @@ def test_stopped_by_a_signal(few_people, tmp_path, number):
     process = start(few_people, log, "--run", str(tmp_path / "run"), "--train.steps", "100000")
     wait_for((tmp_path / "run" / "log.jsonl").exists)                     # some steps are done
     for pid in (process.pid, *children(process.pid)): os.kill(pid, number)
-    assert process.wait(300) == 128 + number, log.read_text()
+    assert ended(process) == 128 + number, log.read_text()
     step = json.loads((tmp_path / "run" / "last" / "state.json").read_text())["step"]
     assert errors(log) == [f"smpr: interrupted; {tmp_path / 'run'}: step {step} is saved; go on with: smpr {' '.join(TRAIN)} --run {tmp_path / 'run'} --train.steps 100000"] and step > 0
 
@@ -117,8 +123,9 @@ def test_lost_worker(few_people, tmp_path):
     "One line and exit 2 instead of PyTorch's stack."
     log = tmp_path / "log"
     process = start(few_people, log, "--run", str(tmp_path / "run"), "--train.steps", "100000")
-    os.kill(wait_for(lambda: children(process.pid))[0], signal.SIGKILL)
-    assert process.wait(300) == 2, log.read_text()
+    wait_for((tmp_path / "run" / "log.jsonl").exists)
+    for pid in children(process.pid): os.kill(pid, signal.SIGKILL)
+    assert ended(process) == 2, log.read_text()
     said = errors(log)
     assert len(said) == 1 and "a process that loads pictures was lost" in said[0] and "run again to resume" in said[0]
 
@@ -142,7 +149,8 @@ def test_full_disk_while_training(few_people, tmp_path):
 def test_read_only_folder(tmp_path):
     "A user who may not write there is told which folder it is."
     closed = tmp_path / "closed"
-    closed.mkdir(mode=0o755)
+    closed.mkdir()
+    closed.chmod(0o755)
     for p in (tmp_path, *tmp_path.parents):
         if not p.stat().st_mode & 0o001 and p != Path("/"): p.chmod(p.stat().st_mode | 0o111)
     os.seteuid(65534)
@@ -201,7 +209,7 @@ def test_poses_agree():
     found = agreement.compare_poses(3)
     assert found["batch_and_singles"]["largest_output"] <= 1e-4
     for name, most in agreement.BOUNDS.items():
-        if isinstance(found[name], dict): assert found[name]["poses"] > 3 and found[name]["largest_px"] <= most and not found[name]["lost"], (name, found[name])
+        if isinstance(found[name], dict): assert found[name]["poses"] >= 3 and found[name]["largest_px"] <= most and not found[name]["lost"], (name, found[name])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")

@@ -1,6 +1,6 @@
 """make trust: every section writes its numbers to figures/results/trust.json when it ends; called again, finished sections of the same code are kept.
 
-    python -m trust [--only kills,bad_inputs,...] [--again] [--kills 20] [--pictures 2000] [--documents 1500] [--results 300]"""
+    python -m trust [--only kills,bad_inputs,...] [--again] [--kills 20] [--pictures 2000] [--documents 1500] [--results 300] [--jobs 2]"""
 import argparse
 import json
 import os
@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import smpr
@@ -17,20 +18,32 @@ from smpr.settings import SmprError, atomic_write, load_settings
 from trust import agreement, guards, hostile, inputs, kills, load
 
 
-def all_guards(folder: Path) -> dict:
-    "Each guard taken away once: whether its test fails then."
-    rows = {}
-    for name, g in guards.GUARDS.items():
-        rows[name] = {"does": g.does, "test": g.notices, "noticed": guards.noticed(name, folder)}
+def all_guards(folder: Path, jobs: int) -> dict:
+    "Each guard taken away once: whether its test fails then. Guards whose removal an earlier call saw noticed, with this code, are not tried again."
+    kept = load_settings().runs / "trust" / f"guards-{fingerprint()}.json"
+    rows = {n: r for n, r in (json.loads(kept.read_text()) if kept.exists() else {}).items() if r["noticed"]}
+    def one(name: str) -> None:
+        g = guards.GUARDS[name]
+        if name not in rows: rows[name] = {"does": g.does, "test": g.notices, "noticed": guards.noticed(name, folder)}
+        atomic_write(kept, json.dumps(rows))
         print(f"  without '{name}': {'noticed' if rows[name]['noticed'] else 'NOT NOTICED'} by {g.notices}", flush=True)
-    return {"attempted": len(rows), "noticed": sum(r["noticed"] for r in rows.values()), "rows": rows}
+    with ThreadPoolExecutor(jobs) as pool: list(pool.map(one, sorted(guards.GUARDS, key=lambda n: n in SLOW)))
+    return {"attempted": len(rows), "noticed": sum(r["noticed"] for r in rows.values()), "rows": {n: rows[n] for n in guards.GUARDS}}
+
+
+SLOW = ("checksum", "older checkpoint", "log in checkpoint", "measurement repeated", "stop signals", "lost worker", "journal")      # tests that start processes
+
+
+def fingerprint() -> str:
+    "Changes with the package."
+    return code_fingerprint(Path(smpr.__file__).resolve().parent, notebook("run"))
 
 
 def sections(a: argparse.Namespace) -> dict[str, Callable[[Path], dict]]:
     "Name and work of every section; each gets an empty folder."
-    return {"kills": lambda d: kills.kill_and_resume(d, kills.moments(a.kills), 1), "bad_inputs": lambda d: inputs.try_all(a.documents, a.results), "load": lambda d: load.predict_many(d, a.pictures),
+    return {"kills": lambda d: kills.kill_and_resume(d, kills.moments(a.kills), 1, chains=a.chains), "bad_inputs": lambda d: inputs.try_all(a.documents, a.results), "load": lambda d: load.predict_many(d, a.pictures),
             "agreement": lambda d: {"ap": agreement.compare_ap(agreement.committed())} | {"poses": agreement.compare_poses(), "bounds_px": agreement.BOUNDS},
-            "hostile": lambda d: hostile.try_hostile(), "concurrency": load.two_calls, "guards": all_guards}
+            "hostile": lambda d: hostile.try_hostile(), "concurrency": load.two_calls, "guards": lambda d: all_guards(d, a.jobs)}
 
 
 def write(path: Path, name: str, found: dict, made: dict, order: list[str]) -> None:
@@ -48,12 +61,14 @@ def main() -> None:
     parser.add_argument("--only", default="", help="sections with commas")
     parser.add_argument("--again", action="store_true", help="also those that are done")
     for flag, n in (("--kills", 20), ("--pictures", 2000), ("--documents", 1500), ("--results", 300)): parser.add_argument(flag, type=int, default=n)
+    parser.add_argument("--chains", type=int, default=2, help="runs, side by side, that share the kills")
+    parser.add_argument("--jobs", type=int, default=2, help="guards tried at a time")
     a = parser.parse_args()
-    work, path, code = sections(a), load_settings().figures / "results" / "trust.json", code_fingerprint(Path(smpr.__file__).resolve().parent, notebook("run"))
+    work, path, code = sections(a), load_settings().figures / "results" / "trust.json", fingerprint()
     if unknown := set(filter(None, a.only.split(","))) - set(work): raise SmprError(f"--only: '{min(unknown)}' is unknown; choose from {', '.join(work)}")
     record = json.loads(path.read_text()) if path.exists() else {}
     for name in a.only.split(",") if a.only else work:
-        about = {"code": code, "cores": os.cpu_count(), "asked": {k: v for k, v in vars(a).items() if k not in ("only", "again")}}
+        about = {"code": code, "cores": os.cpu_count(), "asked": {k: v for k, v in vars(a).items() if k not in ("only", "again", "jobs", "chains")}}
         if not a.again and record.get("made", {}).get(name, {}).get("code") == code and record["made"][name]["asked"] == about["asked"]:
             print(f"{name}: done before", flush=True)
             continue

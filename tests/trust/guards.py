@@ -90,7 +90,7 @@ GUARDS = {
     "skipped people": Guard("who is not trained on is listed", put("training.skipped_people", lambda poses: {}), "test_who_is_skipped_is_listed"),
     "picture head": Guard("the head of a picture is looked at before it is decoded", put("data._open_checked", _open), "test_bad_inputs"),
     "person fields": Guard("fields of a person are checked", put("data._person_error", lambda a: ""), "test_bad_inputs"),
-    "ids of one kind": Guard("a results entry's numbers are checked", put("evaluation.check_results", lambda *a: None), "test_bad_inputs"),
+    "results entries": Guard("a results entry's numbers are checked", put("evaluation.check_results", lambda *a: None), "test_bad_inputs"),
     "file names": Guard("picture names stay below their folder", put("data._image_error", lambda image: ""), "test_hostile_files"),
     "no code in weights": Guard("pickles are read as tensors only", _any_pickle, "test_hostile_files"),
     "zip members": Guard("archive members stay below their folder", put("full_training.unpack", _extract_all), "test_hostile_files"),

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from smpr.training import Config, find_checkpoint, read_log, small_config, train
 from trust.guards import remove_guard
 
 TESTS = Path(__file__).resolve().parent.parent
-STEPS, KINDS = 30, ("step", "save", "evaluation")
+STEPS, KINDS = 40, ("step", "save", "evaluation")
 CLOCKS = ("pictures_per_second", "memory_gib")       # rows of the log that a clock or another process decides
 STATE = ("step", "best", "ema_updates", "config", "metrics", "pending", "log_rows", "checked", "pictures")
 
@@ -72,6 +73,7 @@ def life(run: Path, kill: Kill | None, workers: int, steps: int) -> None:
     "One process's part of the run, as long as it lives; batches are noted so that their order can be compared."
     remove_guard()
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)             # for the processes that load pictures, as in any other process
     arm(kill)
     real = training.train_step
     def noted(model, state, batch, config):
@@ -122,19 +124,26 @@ def one_order(run: Path) -> bool:
     return len(set(lines)) == len({line.split()[0] for line in lines})
 
 
-def kill_and_resume(folder: Path, kills: list[Kill], workers: int = 0, steps: int = STEPS, line=print) -> dict:
-    "One run with all the kills, one without; what came of it."
-    whole, cut, rows = folder / "whole", folder / "cut", []
-    assert live(whole, None, workers, steps) == 0, "the undisturbed run failed"
+def one_chain(whole: Path, cut: Path, kills: list[Kill], workers: int, steps: int, line) -> tuple[list[dict], list[str]]:
+    "A run with all the kills: each kill and where the next process went on, and what differs at the end from the run `whole`."
+    rows = []
     for kill in kills:
         code = live(cut, kill, workers, steps)
         found = find_checkpoint(cut / "last", cut / "best")
         rows.append({"kind": kill.kind, "count": kill.count, "delay": round(kill.delay, 4), "killed": code == -signal.SIGKILL, "step": json.loads((found / "state.json").read_text())["step"] if found else 0})
-        line(rows[-1])
+        line(cut.name, rows[-1])
     code = live(cut, None, workers, steps)
-    went_back = any(b["step"] < a["step"] for a, b in zip(rows, rows[1:]))
     wrong = differences(ending(whole), ending(cut)) if code == 0 else [f"exit code {code}"]
     if not one_order(cut): wrong.append("order")
-    if went_back: wrong.append("a checkpoint was lost")
-    happened = sum(r["killed"] for r in rows)
-    return {"attempted": happened, "survived": 0 if wrong else happened, "differences": wrong, "steps": steps, "workers": workers, "moments": rows}
+    if any(b["step"] < a["step"] for a, b in zip(rows, rows[1:])): wrong.append("a checkpoint was lost")
+    return rows, wrong
+
+
+def kill_and_resume(folder: Path, kills: list[Kill], workers: int = 0, steps: int = STEPS, chains: int = 1, line=print) -> dict:
+    "The kills, shared out among `chains` runs side by side, and one run that nobody disturbs; what came of it."
+    assert live(folder / "whole", None, workers, steps) == 0, "the undisturbed run failed"
+    shares = [kills[i::chains] for i in range(chains)]
+    with ThreadPoolExecutor(chains) as pool: ends = list(pool.map(lambda i: one_chain(folder / "whole", folder / f"cut{i}", shares[i], workers, steps, line), range(chains)))
+    happened = lambda rows: sum(r["killed"] for r in rows)
+    return {"attempted": sum(happened(rows) for rows, _ in ends), "survived": sum(happened(rows) for rows, wrong in ends if not wrong), "differences": sorted({w for _, wrong in ends for w in wrong}),
+            "steps": steps, "workers": workers, "runs": chains, "moments": [r | {"run": i} for i, (rows, _) in enumerate(ends) for r in rows]}
