@@ -36,7 +36,7 @@ def made_up(scene: Scene, count: int) -> Candidates:
     return Candidates(poses, person, person * torch.sigmoid(2 - error / 6))
 
 
-@pytest.mark.parametrize("n, choices", enumerate(c for c in corners(AssignChoices) if c.scene == 0), ids=str)
+@pytest.mark.parametrize("n, choices", list(enumerate(c for c in corners(AssignChoices) if c.scene == 0)), ids=str)
 def test_assignment_panel(n, choices, scenes):
     scene = scenes[n % len(scenes)]                                       # 64 corners, the scenes in turns
     view, figure = assign_scene(scene, choices.config, choices.enlarged), draw_choices(choices, (scene,))

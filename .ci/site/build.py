@@ -110,7 +110,7 @@ def results() -> list[str]:
     "The pages of figures/, an overview first."
     order = lambda f: (not f.name.startswith("table"), f.name)
     folders = sorted((f for f in (ROOT / "figures").iterdir() if f.is_dir() and list(f.glob("*.png"))), key=order)
-    shutil.copytree(ROOT / "figures", PAGES / "figures", ignore=shutil.ignore_patterns("results", "*.svg", "*.tex", "*.csv", "*.md"))
+    shutil.copytree(ROOT / "figures", PAGES / "figures", ignore=shutil.ignore_patterns("results", "screens", "*.svg", "*.tex", "*.csv", "*.md"))
     pages = [results_page(f) for f in folders if f.name != "screens"]
     honest = (PAGES / "index.md").read_text().partition("## How far the reproduction is")[2].partition("\n## ")[0]
     links = "\n".join(f"* [{re.search('# (.+)', (PAGES / p).read_text())[1]}]({Path(p).name})" for p in pages)
