@@ -14,6 +14,7 @@ __all__ = ['MOST_PIXELS', 'PictureRecord', 'PoseSet', 'read_json', 'read_keypoin
 import hashlib
 import json
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -595,7 +596,8 @@ class Collate:
 def one_thread(worker: int) -> None:
     "Worker processes decode with one thread each, and leave Ctrl-C and SIGTERM, which all processes of a group get, to the training process."
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)
+    if threading.current_thread() is threading.main_thread():              # as it is in a process of its own
+        for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)
 
 # %% ../nbs/08_data.ipynb #0fb22d6a
 def train_loader(stream: TrainStream, sampler: DrawSampler, workers: int = 2) -> DataLoader:
