@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from ship_rendered import trained_seconds
 
 from smpr.ablations import environment
 from smpr.checkpoints import config_to_dict
@@ -22,7 +23,7 @@ from smpr.data import load_set, set_hash
 from smpr.evaluation import detect_set, evaluate
 from smpr.real_people import join_sets, real_config, split_dev
 from smpr.settings import atomic_write, load_settings
-from smpr.training import find_checkpoint, load_run, read_log, train
+from smpr.training import find_checkpoint, load_run, train
 
 
 def flags() -> argparse.ArgumentParser:
@@ -40,12 +41,6 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--flip", action="store_true")
     parser.add_argument("--scales")
     return parser
-
-
-def seconds_trained(run: Path, batch: int) -> float:
-    "Seconds that the updates of a run took, over all its parts, from its log."
-    rows = [r for r in read_log(run) if "pictures_per_second" in r]
-    return sum((b["step"] - a) * batch / b["pictures_per_second"] for a, b in zip([0] + [r["step"] for r in rows], rows))
 
 
 def main() -> None:
@@ -66,7 +61,7 @@ def main() -> None:
     state = json.loads((find_checkpoint(run / "last") / "state.json").read_text())
     record = {"experiment": "real", "rung": a.rung, "name": a.name, "change": a.change, "against": a.against, "metrics": metrics,
               "steps": state["step"], "of_steps": state["config"]["train"]["steps"], "pictures_seen": state["step"] * state["config"]["train"]["batch"], "seed": config.train.seed,
-              "minutes": round(seconds_trained(run, config.train.batch) / 60, 1), "processes": world, "start": a.weights, "rendered": a.rendered,
+              "minutes": round(trained_seconds(run, config.train.batch) / 60, 1), "processes": world, "start": a.weights, "rendered": a.rendered,
               "data": {"kind": "real", "train": set_hash(real), "dev": set_hash(dev), "train_pictures": len(real), "dev_pictures": len(dev)},
               "test": config_to_dict(test), "config": state["config"], **environment(), "eval_seconds": round(time.time() - began, 1)}
     path = settings.figures / "results" / "real" / f"{a.rung:02d}-{a.name.replace(' ', '-')}.json"
