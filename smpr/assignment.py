@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from .panels import COLORS, slider
+from .panels import slider
 from .representation import Variant, level_locations, level_sizes, oks, pseudo_boxes
 from .settings import take_choices
-from .skeleton import COCO17, Scene, Skeleton
+from .skeleton import COCO17, COLORS, Scene, Skeleton
 
 # %% ../nbs/02_assignment.ipynb #e362e0ff
 class Region(StrEnum):

@@ -24,10 +24,10 @@ from tqdm import tqdm
 from .data import PoseSet, check_document, read_image, read_json, read_keypoints
 from .inference import Poses, TestConfig, find_poses
 from .model import SMPR
-from .panels import COLORS, slider
+from .panels import slider
 from .representation import oks
 from .settings import SmprError
-from .skeleton import COCO17, Skeleton
+from .skeleton import COCO17, COLORS, Skeleton
 
 # %% ../nbs/10_evaluation.ipynb #84b5c2c8
 def coco_results(poses: Poses,                # of one picture, px of the original
