@@ -422,6 +422,7 @@ class DataConfig:
     outside: Outside = Outside.CLAMP                  # keypoints that leave the crop (published code: clamp)
     pseudo_box: Variant = Variant.CODE                # CODE: right and bottom lose 1 px
     zoom: tuple[float, float] | None = None           # small runs: random zoom replaces the crop (not in the paper)
+    frame: int = 0                                    # px, side of the square that a zoomed sample shows; 0: a frame like the resized picture (not in the paper)
     turn: float = 0.0                                 # degrees, standard deviation of random rotation (not in the paper)
     color: float = 0.0                                # strength of random colour (not in the paper)
     occlude: int = 0                                  # rectangles hidden at most (not in the paper)
@@ -432,10 +433,10 @@ class DataConfig:
 
 # %% ../nbs/08_data.ipynb #d478af1c
 def warp_random(sample: Sample, factor: float, config: DataConfig, rng: np.random.Generator) -> Sample:
-    "A random zoom, turn and place in a picture of the size that `resize` by `factor` would give."
+    "A random zoom, turn and place in a frame: a square, or the size that `resize` by `factor` would give."
     h, w = sample.image.shape[:2]
     zoom = factor * np.exp(rng.uniform(*np.log(config.zoom)))
-    size = int(w * factor + 0.5), int(h * factor + 0.5)
+    size = (config.frame,) * 2 if config.frame else (int(w * factor + 0.5), int(h * factor + 0.5))
     slack = np.abs(np.array([w, h]) - np.array(size) / zoom) / 2
     center = np.array([w - 1, h - 1]) / 2 + rng.uniform(-1, 1, 2) * slack
     out = warp(sample, size, zoom, rng.normal(0, config.turn) if config.turn else 0.0, tuple(center), config.outside)
@@ -556,7 +557,7 @@ class TrainStream(Dataset):
         rng, index, config = np.random.default_rng([self.seed, 2, draw]), self.index(draw), self.config
         picks = [index]
         if config.mosaic and rng.random() < config.mosaic:
-            picks, config = [index, *rng.choice(self.order, 3)], replace(config, short=config.short // 2, long=config.long // 2)
+            picks, config = [index, *rng.choice(self.order, 3)], replace(config, short=config.short // 2, long=config.long // 2, frame=config.frame // 2)
         boxes = config.pseudo_box if config.zoom is None else None       # a turned box is none
         start = lambda i: make_sample(self.picture(i), self.poses.records[i], boxes)
         parts = [populated(start, int(i), self.order, config, self.poses.skeleton, rng) for i in picks]

@@ -11,7 +11,7 @@ from smpr.real_people import GROUPS, group_metrics, join_sets, split_dev
 ROOT = Path(__file__).parent.parent
 PEOPLE = ROOT / "data" / "people" / "val"
 COCO = ROOT.parent / "shared" / "coco"
-SMALL = ["--train.batch", "2", "--data.short", "64", "--data.long", "96"]
+SMALL = ["--train.batch", "2", "--data.short", "64", "--data.long", "96", "--data.frame", "64"]
 FLAGS = ["train", "--preset", "real-cpu", "--images", str(PEOPLE / "images"), "--annotations", str(PEOPLE / "person_keypoints.json"), "--device", "cpu"]
 
 
