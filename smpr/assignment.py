@@ -212,7 +212,7 @@ def draw_level(ax,                   # matplotlib axes
     height, width = view.size
     ax.imshow(view.image, alpha=0.55, extent=(0, width, height, 0))
     draw_marks(ax, view, {stride: (0, 0)})
-    ax.set_title(_counts(view, stride), fontsize=10)
+    ax.set_title(_counts(view, stride), fontsize=12)
     ax.set(xlim=(0, width), ylim=(height, 0)); ax.axis("off")
     return ax
 
