@@ -212,7 +212,7 @@ def draw_level(ax,                   # matplotlib axes
     height, width = view.size
     ax.imshow(view.image, alpha=0.55, extent=(0, width, height, 0))
     draw_marks(ax, view, {stride: (0, 0)})
-    ax.set_title(_counts(view, stride), fontsize=8)
+    ax.set_title(_counts(view, stride), fontsize=12)
     ax.set(xlim=(0, width), ylim=(height, 0)); ax.axis("off")
     return ax
 
@@ -246,10 +246,10 @@ def draw_assignment(scene: Scene,                                      # picture
     unit = width / tile[0]                                                     # px of the scene per px of the drawing
     ax.imshow(sheet, extent=(0, w * unit, h * unit, 0), interpolation="nearest", aspect="auto")
     draw_marks(ax, view, {s: (x * unit, y * unit) for s, (x, y) in zip(level_strides, corners)})
-    for s, (x, y) in zip(level_strides, corners): ax.text((x + tile[0] / 2) * unit, (y - 3) * unit, _counts(view, s), fontsize=8, ha="center")
+    for s, (x, y) in zip(level_strides, corners): ax.text((x + tile[0] / 2) * unit, (y - 3) * unit, _counts(view, s), fontsize=10, ha="center")
     ax.set(xlim=(0, w * unit), ylim=(h * unit, 0)); ax.axis("off")
     chosen, refined = (view.region >= 0).sum(), (view.refined >= 0).sum()
-    figure.suptitle(f"{chosen} positives by place, {refined} refined", fontsize=9, y=1 - 4 / (h + 22), va="top")
+    figure.suptitle(f"{chosen} positives by place, {refined} refined", fontsize=11, y=1 - 4 / (h + 22), va="top")
     return figure
 
 # %% ../nbs/02_assignment.ipynb #c78c9d15

@@ -46,7 +46,7 @@ class PictureRecord:
     areas: np.ndarray        # (G,) px^2
     crowd: np.ndarray        # (G,) bool
 
-# %% ../nbs/08_data.ipynb #77a74a4f
+
 @dataclass(frozen=True)
 class PoseSet:
     "A COCO-format keypoint set."
@@ -117,7 +117,7 @@ def _is_id(value) -> bool:
     "Whether a value can be an id: a text, or a whole number that fits into 64 bits."
     return isinstance(value, str) or isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2 ** 63
 
-# %% ../nbs/08_data.ipynb #760770e8
+
 def _image_error(image: dict) -> str:
     "What is wrong with an entry of 'images': id, file name, size; nothing when all is well."
     if not isinstance(image, dict): return " is not an object; fix or remove it"
@@ -141,7 +141,7 @@ def _person_error(a: dict) -> str:
     if not isinstance(a.get("num_keypoints", 0), int): return f": num_keypoints is {a['num_keypoints']!r:.60}, not a whole number; fix or remove it"
     return ""
 
-# %% ../nbs/08_data.ipynb #57116daa
+
 def check_document(data: dict, source: str) -> dict[int, list[dict]]:        # the person annotations of every image id
     "Check a COCO-format document and sort its person annotations by picture. Raises SmprError for the first thing that is wrong."
     people: dict[int, list] = {}
@@ -166,7 +166,7 @@ def _record(image: dict, people: list[dict], K: int, source: str) -> PictureReco
     crowd = np.array([bool(a.get("iscrowd", 0)) for a in people], bool)
     return PictureRecord(image["id"], image["file_name"], int(image["width"]), int(image["height"]), keypoints, areas, crowd)
 
-# %% ../nbs/08_data.ipynb #4a5efd7d
+
 def _area(annotation: dict, source: str) -> float:
     "The area of one annotation in px^2; 0, which training skips, when the field is missing."
     area = annotation.get("area", 0)
@@ -188,7 +188,7 @@ def _open_checked(path: Path, size: tuple[int, int] | None) -> Image.Image:
     if size is not None and tuple(size) not in ((w, h), (h, w)): raise SmprError(f"{path}: is {w}x{h} px but its record says {size[0]}x{size[1]}; fix width and height")
     return im
 
-# %% ../nbs/08_data.ipynb #93984331
+
 def read_image(path: Path,                                 # any format Pillow reads
                size: tuple[int, int] | None = None         # (width, height) that the annotations speak of, px
                ) -> np.ndarray:                            # (H, W, 3) uint8 RGB
@@ -224,7 +224,7 @@ def skip_reasons(keypoints: np.ndarray, areas: np.ndarray, crowd: np.ndarray) ->
     seen, keep = keypoints[..., 2] > 0, trainable(keypoints, areas, crowd)
     return np.select([keep, crowd, ~seen.any(1), ~(areas > 0)], ["", "crowd", "no labelled keypoint", "area not above 0"], "keypoints in one row or column").tolist()
 
-# %% ../nbs/08_data.ipynb #99f4deba
+
 def skipped_people(poses: PoseSet) -> dict[str, list]:
     "What training leaves out of a set: image ids by reason, one for each person, and those of pictures with nobody to train on."
     out: dict[str, list] = {}
@@ -247,7 +247,7 @@ class SetReport:
         try: return call(*args)
         except SmprError as e: self.problems.append(str(e))
 
-# %% ../nbs/08_data.ipynb #023439f8
+
 def check_set(images: Path, annotations: Path, skeleton: Skeleton = COCO17, progress: bool = True) -> SetReport:
     "Everything that is wrong with a set, pictures included, and what training would leave out."
     report, people, name = SetReport([]), {}, str(annotations)
@@ -276,7 +276,7 @@ class Sample:
     areas: np.ndarray                   # (G,) px^2
     boxes: np.ndarray | None = None     # (G, 4) pseudo boxes, px; None: taken from the keypoints when a batch is made
 
-# %% ../nbs/08_data.ipynb #7a30267c
+
 def make_sample(image: np.ndarray,                    # (H, W, 3) uint8
                 record: PictureRecord,                # its people
                 pseudo_box: Variant | None = None     # convention of the boxes; None leaves them out
@@ -330,7 +330,7 @@ def _box_area(keypoints: np.ndarray) -> np.ndarray:
     boxes = pseudo_boxes(torch.as_tensor(keypoints, dtype=torch.float64), Variant.PAPER).nan_to_num(0)
     return ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).numpy()
 
-# %% ../nbs/08_data.ipynb #80d6da70
+
 def clip_people(sample: Sample,        # people may lie outside the picture
                 outside: Outside       # what becomes of keypoints there
                 ) -> Sample:
@@ -488,7 +488,7 @@ class Batch:
     sizes: Tensor            # (N, 2) height and width inside the padding, px
     people: list[People]     # N
 
-# %% ../nbs/08_data.ipynb #d13e4592
+
 def collate(samples: list[Sample],                    # N
             pseudo_box: Variant = Variant.CODE,       # convention of boxes that a sample does not bring along
             multiple: int = 32                        # px that sides are rounded up to
@@ -593,14 +593,14 @@ class Collate:
 
     def __call__(self, samples: list[Sample]) -> Batch: return collate(samples, self.pseudo_box)
 
-# %% ../nbs/08_data.ipynb #dee28344
+
 def one_thread(worker: int) -> None:
     "Worker processes decode with one thread each, and leave Ctrl-C and SIGTERM, which all processes of a group get, to the training process."
     torch.set_num_threads(1)
     if threading.current_thread() is threading.main_thread():              # as it is in a process of its own
         for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)
 
-# %% ../nbs/08_data.ipynb #0fb22d6a
+
 def train_loader(stream: TrainStream, sampler: DrawSampler, workers: int = 2) -> DataLoader:
     "Batches of the stream in the order of the sampler, prepared by `workers` processes (0: in this one)."
     return DataLoader(stream, batch_sampler=sampler, collate_fn=Collate(stream.config.pseudo_box), num_workers=workers,

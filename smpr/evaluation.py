@@ -169,7 +169,7 @@ def draw_score_vs_oks(ax,                        # matplotlib axes
     "Scatter of score and true OKS on matplotlib axes, Spearman's rho in the title."
     ax.scatter(scores, best, s=6, alpha=.4)
     ax.set(xlabel=label, ylabel="OKS with the truth", xlim=(0, 1), ylim=(0, 1))
-    ax.set_title(f"Spearman's rho {rank_correlation(scores, best):.2f}, {len(scores)} detections", fontsize=9)
+    ax.set_title(f"Spearman's rho {rank_correlation(scores, best):.2f}, {len(scores)} detections", fontsize=11)
     return ax
 
 # %% ../nbs/10_evaluation.ipynb #99831843

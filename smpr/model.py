@@ -37,20 +37,20 @@ class BackboneName(StrEnum):
     HRNET_W48 = "hrnet_w48"
     LITE0 = "efficientnet_lite0"
 
-# %% ../nbs/07_model.ipynb #901dca85
+
 class NeckName(StrEnum):
     "Networks that mix the maps of a backbone into one width."
     FPN = "fpn"
     PAFPN = "pafpn"
     HRFPN = "hrfpn"
 
-# %% ../nbs/07_model.ipynb #a5f2830a
+
 class ResNetStyle(StrEnum):
     "Where a bottleneck takes its stride: PYTORCH on the 3x3 convolution, CAFFE on the first 1x1."
     PYTORCH = "pytorch"
     CAFFE = "caffe"
 
-# %% ../nbs/07_model.ipynb #9d455828
+
 class Pixels(StrEnum):
     "How pixel values enter the network; each pretrained backbone wants its own."
     CAFFE = "caffe"              # BGR minus mean, range about +-120 (published code, all backbones)
@@ -155,7 +155,7 @@ def _timm_body(name: BackboneName) -> tuple[nn.Module, list[list[nn.Module]]]:
     return body, [[body.conv1, body.bn1, body.conv2, body.bn2, body.layer1], [body.transition1, body.stage2],
                   [body.transition2, body.stage3], [body.transition3, body.stage4]]
 
-# %% ../nbs/07_model.ipynb #72eeb89f
+
 def make_backbone(config: ModelConfig) -> Backbone:
     "The backbone that `config` names, with random weights and its frozen parts frozen."
     name, n = config.backbone, config.frozen_stages
@@ -275,7 +275,7 @@ def tower(config: ModelConfig) -> nn.Sequential:
     "The layers between a level and the head's outputs."
     return nn.Sequential(*(conv_norm(config.width, config.width, config.norm_groups) for _ in range(config.tower_depth)))
 
-# %% ../nbs/07_model.ipynb #98b98f5a
+
 def heatmap_branch(config: ModelConfig, keypoints: int) -> nn.Sequential:
     "Logits of every keypoint in every cell of the finest level (Sec. III-B)."
     h = config.heatmap_width
@@ -379,7 +379,7 @@ class PartCost:
     parameters: int     # numbers that it holds, frozen ones included
     macs: int           # multiply-and-adds for one picture
 
-# %% ../nbs/07_model.ipynb #ffb5eca7
+
 def count_parts(model: SMPR,                     # only its config and skeleton are used; weights stay where they are
                 size: tuple[int, int],           # height and width of the input, px
                 training: bool = False           # True counts the heatmap branch's work, too

@@ -63,7 +63,7 @@ class Optimizer(StrEnum):
     SGD = "sgd"        # the paper's (Sec. IV-A)
     ADAMW = "adamw"    # small runs
 
-# %% ../nbs/11_training.ipynb #efa2ac7b
+
 class Schedule(StrEnum):
     "How the learning rate falls."
     STEPS = "steps"      # tenfold at each drop (Sec. IV-A)
@@ -145,7 +145,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     if config.optimizer == Optimizer.ADAMW: return torch.optim.AdamW(params, lr=config.lr)
     return torch.optim.SGD(params, lr=config.lr, momentum=config.momentum)
 
-# %% ../nbs/11_training.ipynb #6b3e6e17
+
 def _is_norm(model: nn.Module, parameter: str) -> bool:
     "Whether a parameter belongs to a normalisation layer."
     owner = model.get_submodule(parameter.rpartition(".")[0])
@@ -174,7 +174,7 @@ def forward_batch(model: nn.Module, net: SMPR, batch: Batch, config: Config) -> 
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.train.bf16):
         return model(x.contiguous(memory_format=torch.channels_last))
 
-# %% ../nbs/11_training.ipynb #e3f745e3
+
 def batch_losses(model: nn.Module, net: SMPR, batch: Batch, config: Config) -> dict[str, Tensor]:
     "Losses of one batch; `model` is `net` or its distributed wrapper."
     people = [p.to(net.mean.device) for p in batch.people]
@@ -241,7 +241,7 @@ def wrap(net: SMPR, compiled: bool = False) -> nn.Module:     # compiled: by tor
     place = net.mean.device
     return DistributedDataParallel(model, device_ids=[place.index] if place.type == "cuda" else None, broadcast_buffers=False)
 
-# %% ../nbs/11_training.ipynb #01502820
+
 def over_ranks(values: Tensor) -> Tensor:
     "The mean of `values` over all training processes."
     rank, world = rank_world()
@@ -279,7 +279,7 @@ def quick_depthwise(net: nn.Module) -> int:
     for m in found: m.forward = partial(_depthwise_forward, m)
     return len(found)
 
-# %% ../nbs/11_training.ipynb #01b0498c
+
 def _depthwise_forward(conv: nn.Conv2d, x: Tensor) -> Tensor:
     "The layer's own forward, or `DepthwiseConv` where it pays."
     if not (torch.is_grad_enabled() and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")): return type(conv).forward(conv, x)
@@ -330,7 +330,7 @@ def make_state(config: Config, skeleton: Skeleton = COCO17, device: torch.device
 class BadNumbers(SmprError):
     "A loss or gradient that is not finite."
 
-# %% ../nbs/11_training.ipynb #5c270292
+
 def train_step(model: nn.Module, state: TrainState, batch: Batch, config: Config) -> dict[str, float]:
     "One update; returns losses, gradient norm and rate. Raises `BadNumbers`, with the weights untouched, when the loss is not finite."
     t, params = config.train, [p for p in state.net.parameters() if p.requires_grad]
@@ -391,7 +391,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     states = optimizer.state_dict()["state"]
     return {f"{i}.{k}": torch.as_tensor(v).detach().cpu().contiguous() for i, s in states.items() for k, v in s.items() if v is not None}
 
-# %% ../nbs/11_training.ipynb #4c85d744
+
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     "The reverse of `pack_optimizer`, into an optimiser made by the same configuration."
     state = optimizer.state_dict()
@@ -407,7 +407,7 @@ def seal(folder: Path, saved: dict) -> dict:
     saved = saved | {"files": {p.name: file_digest(p) for p in sorted(folder.glob("*.safetensors"))}}
     return saved | {"digest": hashlib.sha256(json.dumps(saved, sort_keys=True).encode()).hexdigest()}
 
-# %% ../nbs/11_training.ipynb #0fd81be6
+
 def check_seal(folder: Path) -> dict:
     "The state.json of a checkpoint whose files are as they were written. Raises `SmprError` naming the damaged file."
     path = folder / "state.json"
