@@ -40,25 +40,32 @@ def at_sizes(net: SMPR, poses: PoseSet) -> dict[str, dict]:
                   "several sizes, mirrored": numbers(replace(net.test, scales=several, flip=True))}
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("weights", nargs="?", default="real")
-    arguments.add_argument("--coco", type=Path, default=Path("../shared/coco"))
-    a = arguments.parse_args()
-    val = load_set(a.coco / "val" / "images", a.coco / "val" / "person_keypoints.json")
-    net, began, home = load(a.weights), time.time(), load_settings().figures / "results" / "real"
+def measure(weights: str, coco: Path) -> dict:
+    "The record about a network, written below the figures folder."
+    val = load_set(coco / "val" / "images", coco / "val" / "person_keypoints.json")
+    net, began, home = load(weights), time.time(), load_settings().figures / "results" / "real"
     home.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         found = collect(picture_looks(net, val, net.test), val, net.sigmas, net.test.decode, AssignConfig(), 8)
-    peers = {size: read_results(a.coco / "peers" / f"movenet_multipose_{size}.json") for size in (256, 512)}
-    record = {"experiment": "real_model", "weights": str(a.weights), "metrics": found.scoring["score"], "scoring": found.scoring, "sizes": at_sizes(net, val),
+    peers = {size: read_results(coco / "peers" / f"movenet_multipose_{size}.json") for size in (256, 512)}
+    record = {"experiment": "real_model", "weights": weights, "metrics": found.scoring["score"], "scoring": found.scoring, "sizes": at_sizes(net, val),
               "groups": group_metrics(val, found.results), "test": config_to_dict(net.test), "card": net.card,
               "parameters": sum(p.numel() for p in net.parameters()), "data": {"kind": "real", "val": set_hash(val), "val_pictures": len(val)},
               "peers": {f"MoveNet MultiPose Lightning, {size} px": evaluate(val.annotations, results, val.skeleton) | {"groups": group_metrics(val, results)} for size, results in peers.items()},
               **environment()}
     record["detections"] = write_detections(home / "model.detections.json.gz", found.results)
     if found.dense: found.dense.write(home / "model.dense.npz")
-    atomic_write(home / "model.json", json.dumps(record | {"wall_seconds": round(time.time() - began, 1)}, indent=1) + "\n")
+    record["wall_seconds"] = round(time.time() - began, 1)
+    atomic_write(home / "model.json", json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("weights", nargs="?", default="real")
+    arguments.add_argument("--coco", type=Path, default=Path("../shared/coco"))
+    a = arguments.parse_args()
+    record = measure(a.weights, a.coco)
     print({k: round(v, 4) for k, v in record["metrics"].items()})
     for name, m in record["sizes"].items(): print(f"{name:24} AP {m['AP']:.4f} AP50 {m['AP50']:.4f} APM {m['APM']:.4f} APL {m['APL']:.4f}")
 
