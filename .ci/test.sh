@@ -51,6 +51,6 @@ export scratch
 ls nbs/ablations/*.ipynb | grep -v /run.ipynb | xargs -P 2 -I {} bash -c 'build {}'
 
 step "tests"
-OMP_NUM_THREADS=2 python -m pytest tests --durations 8 | tee "$scratch/pytest.log"
+OMP_NUM_THREADS=1 python -m pytest tests -n 2 --dist loadfile --durations 8 | tee "$scratch/pytest.log"
 finish
 printf '\nall checks passed in %ss; the tests: %s\n' "$SECONDS" "$(tail -n 1 "$scratch/pytest.log")"
