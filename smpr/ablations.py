@@ -536,8 +536,8 @@ def load_records(experiment: str, scale: str, figures: Path) -> list[dict]:
 # %% ../nbs/appendix/ablations.ipynb #e8d0d75f
 def state_of_reproduction(figures: Path) -> str:
     "What was measured, on which pictures, as a plain-text table made from the records below `figures`."
-    def number(pattern: str) -> str:             # of one record, or the mean over those of several seeds
-        found = [json.loads(f.read_text())["metrics"] for f in sorted((figures / "results").glob(pattern))]
+    def number(pattern: str, inside=lambda record: record["metrics"]) -> str:             # of one record, or the mean over those of several seeds
+        found = [inside(json.loads(f.read_text())) for f in sorted((figures / "results").glob(pattern))]
         if not found: return "not run"
         return "  ".join(f"{name} {100 * np.mean([m[name] for m in found]):5.1f}" for name in ("AP", "AP50")) + (f"  (mean of {len(found)} seeds)" if len(found) > 1 else "")
     first, last = Row.BASELINE, Row.PAFPN
@@ -546,7 +546,8 @@ def state_of_reproduction(figures: Path) -> str:
              ("ours, rendered", "data/people val, 500 pictures", "Table I mini, baseline", number(f"table1/{first}-mini-s*.json")),
              ("ours, rendered", "data/people val, 500 pictures", "Table I mini, last row", number(f"table1/{last}-mini-s*.json")),
              ("ours, rendered", "data/people val, 500 pictures", "shipped weights 'rendered'", number("rendered.json")),
-             ("ours, real", "300 pictures of COCO val2017", "small network, trained briefly", number("real_first.json")),
+             ("ours, real", "300 pictures of COCO val2017", "shipped weights 'real'", number("real/model.json")),
+             ("peer, real", "300 pictures of COCO val2017", "MoveNet MultiPose, 256 px", number("real/model.json", lambda r: next(iter(r["peers"].values())))),
              ("ours, real", "16 pictures learnt by heart", "overfitting test", number("overfit_real.json"))]
     return "\n".join(f"{kind:15} {data:30} {what:28} {value}" for kind, data, what, value in lines)
 

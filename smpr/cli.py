@@ -471,7 +471,7 @@ class Parser(argparse.ArgumentParser):
 # %% ../nbs/appendix/command.ipynb #38b26ba5
 def _pass_flags(p: argparse.ArgumentParser) -> None:
     "Flags of every subcommand that runs the network."
-    p.add_argument("--weights", default="rendered", help="a shipped name or a .safetensors file")
+    p.add_argument("--weights", default="real", help="a shipped name (real: photographs; rendered: rendered people) or a .safetensors file")
     p.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     p.add_argument("--flip", action="store_true", help="also look at the mirrored picture")
     p.add_argument("--scales", help="shorter sides in px for a multi-scale test, for instance 400,600,800")
@@ -481,7 +481,7 @@ EXAMPLES = {"predict": "smpr predict holiday.jpg photos/ 'more/*.png' clip.mp4 -
             "train": "smpr train --preset small --weights imagenet --run runs/mine --minutes 30 --train.lr 5e-4",
             "eval": "smpr eval --images val/images --annotations val/person_keypoints.json --json numbers.json --flip",
             "convert": "smpr convert epoch_100.pth smpr_r50.safetensors --kind resnet50_pafpn",
-            "export": "smpr export rendered rendered.onnx    or    smpr export mine.safetensors mine.pt2",
+            "export": "smpr export real real.onnx    or    smpr export mine.safetensors mine.pt2",
             "data": "smpr data coco --root data/coco    or    smpr data check --images DIR --annotations FILE",
             "render": "smpr render people --count 1000 --size 320x240 --seed 1 --workers 2 --motion 0.3",
             "reproduce": "smpr reproduce table1 --scale mini --seeds 1 --jobs 2    or    smpr reproduce table1 --scheduler tcp://HOST:8786", "info": "smpr info"}

@@ -265,7 +265,7 @@ def read_test(values: dict,           # JSON, as `config_to_dict` made it
     return config_from_dict(TestConfig, values | {"decode": decode}, where)
 
 # %% ../nbs/09_inference.ipynb #4fca62f6
-def load(weights: str | Path = "rendered",     # a shipped name, or a .safetensors file
+def load(weights: str | Path = "real",         # a shipped name (real, rendered), or a .safetensors file
          device: str | None = None             # auto, cpu, cuda or cuda:N; None: auto
          ) -> SMPR:
     "A network ready for `predict`; its attributes `test` and `card` hold test settings and what is known of its training. Raises SmprError."
