@@ -1,6 +1,7 @@
 """The site in _site/, from the notebooks, the package's docments and figures/:  python .ci/site/build.py"""
 import importlib
 import inspect
+import logging
 import re
 import shutil
 import sys
@@ -23,7 +24,7 @@ NBS, PAGES = ROOT / "nbs", ROOT / "_site_pages"
 sys.path.insert(0, str(ROOT / ".ci"))
 from readme import shown_cells  # noqa: E402  (a neighbour of this folder)
 
-CARDS = {"data/people/README.md": "cards/people.md", "smpr/assets/rendered.md": "cards/rendered.md", "CONTRIBUTING.md": "contributing.md"}
+CARDS = {"data/people/README.md": "cards/people.md", "smpr/assets/real.md": "cards/real.md", "smpr/assets/rendered.md": "cards/rendered.md", "CONTRIBUTING.md": "contributing.md"}
 FOLDERS = {"figures/results": "results/index.md", "nbs/appendix": "appendix/settings.md"}      # a site has no folders to look into
 EXPORTED = re.compile(r"^```python\n#\| exports?\n", re.M)
 
@@ -133,6 +134,7 @@ def nav_entry(page: str):
 
 
 def main() -> int:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")                # a strict build stops at the first warning; say which
     began = time.time()
     for folder in (PAGES, ROOT / "_site"): shutil.rmtree(folder, ignore_errors=True)
     PAGES.mkdir()
