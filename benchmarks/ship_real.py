@@ -1,49 +1,48 @@
-"""Pack a finished run on photographs as the shipped weights `real`, measure them, write their card.
+"""Pack a rung of the ladder as the shipped weights `real`, measure them, write their card.
 
-    python benchmarks/ship_real.py --of runs/real/long [--test.short 384 --test.long 614] [--coco ../shared/coco] [--note TEXT]
+    python benchmarks/ship_real.py NAME [--test.short 384 --test.long 614] [--coco ../shared/coco]
 
-The test settings are chosen on the dev split before (benchmarks/real_people.py --of ...). Writes smpr/assets/real.safetensors (16-bit, the card
-inside), measures everything by benchmarks/real_model.py on the 300 validation pictures, and writes smpr/assets/real.md from that record."""
+NAME is a rung that benchmarks/real_people.py trained; its record says how, its run has the weights. The test settings are chosen on the dev split
+before. Writes smpr/assets/real.safetensors (16-bit, the card inside), measures everything by benchmarks/real_model.py on the 300 validation
+pictures, and writes smpr/assets/real.md from both records; with --card only that."""
 import argparse
-import json
 from pathlib import Path
 
 from real_model import measure
-from ship_rendered import trained_seconds
 
 import smpr
 from smpr.checkpoints import config_to_dict, save_weights
 from smpr.cli import change_many
-from smpr.data import load_set, read_json, set_hash
+from smpr.data import PoseSet, load_set, read_json
 from smpr.evaluation import METRICS
-from smpr.real_people import split_dev
-from smpr.settings import load_settings
-from smpr.training import Config, find_checkpoint, load_run
+from smpr.real_people import ladder_rows, split_dev
+from smpr.settings import SmprError, load_settings
+from smpr.training import Config, load_run
 
 CARD = """# real: the weights that ship
 
-A small SMPR (EfficientNet-Lite0, PAFPN, width 64; {parameters:.2f} M parameters, {size:.1f} MB in 16 bits) trained on **photographs**.
+A small SMPR ({network}; {parameters:.2f} M parameters, {size:.1f} MB in 16 bits) trained on **photographs**.
 
 | | |
 |---|---|
 | pictures | {train_pictures:,} training pictures of COCO 2017 whose licences allow changes (set {train_hash}), by their Flickr authors under the licences named in COCO's files; none of them is part of this project |
 | annotations | keypoints, boxes and areas of COCO 2017 (COCO Consortium, CC BY 4.0) |
-| start | `rendered`: {start} |
+| start | {start} |
 | schedule | {steps:,} steps of {batch} pictures, AdamW, cosine, EMA; frames of {frame} px, zoom {zoom}, turns, colour, hidden rectangles, mosaic, loss on OKS; seed {seed} |
-| time | {minutes:.0f} minutes on {cores} CPU cores, after the training of `rendered` |
-| measured | 300 pictures of COCO val2017, 1,233 persons (set {val_hash}), official annotations, pycocotools; none of them was seen in training or used for choosing |
+| time | {minutes:.0f} minutes on {cores} CPU cores, after the training of the start |
+| measured | {val_pictures} pictures of COCO val2017 (set {val_hash}), official annotations, pycocotools; none of them was seen in training or used for choosing |
 
 Test settings: shorter side {short} px, longer at most {long} px, one look. Percent:
 
 | input | {names} | ms |
-|---|{rule}|
+|---|{rule}|---|
 {rows}
 
-"ms" is a picture on {hardware}. About half of the training pictures come from val2017, so these numbers must not stand beside published ones. What can: MoveNet MultiPose Lightning,
+"ms" is a picture on {hardware}. {from_val:,} of the training pictures come from val2017, so these numbers must not stand beside published ones. What can: MoveNet MultiPose Lightning,
 a published single-stage network, measured on the same pictures by the same code:
 
 | peer | {names} |
-|---|{peer_rule}|
+|---|{rule}|
 {peers}
 
 Scored by the true OKS instead of its own scores, the same poses have AP {oracle:.1f} (ranked by themselves {own:.1f}).
@@ -51,7 +50,7 @@ Scored by the true OKS instead of its own scores, the same poses have AP {oracle
 ## Known failures
 
 - Few data: {persons:,} persons with labelled keypoints. Poses that are rare among them are likely to fail; this was not measured pose by pose.
-- Large people in the open, the peer's strength, are its weakness beside the peer (APL in both tables). Places are often roughly right and seldom exact: compare AP50 with AP75.
+- Places are often roughly right and seldom exact: AP50 {ap50:.1f}, AP75 {ap75:.1f}.
 - {failures}
 - It was never tried on other animals, drawings or medical pictures, and it must not be used to decide anything about a person.
 
@@ -59,9 +58,9 @@ What each part of the recipe gave: the ladder in [nbs/beyond/real_people.ipynb](
 """
 
 
-def row(name: str, m: dict) -> str:
+def row(name: str, m: dict, *more: str) -> str:
     "A line of a table of the ten numbers."
-    return f"| {name} | " + " | ".join(f"{100 * m[k]:.1f}" for k in METRICS) + (f" | {m['ms_per_picture']:.0f} |" if "ms_per_picture" in m else " |")
+    return "| " + " | ".join([name, *(f"{100 * m[k]:.1f}" for k in METRICS), *more]) + " |"
 
 
 def failures(record: dict) -> str:
@@ -71,35 +70,40 @@ def failures(record: dict) -> str:
     return "Weakest: " + "; ".join(f"{what[g].format(k)} (AP {100 * record['groups'][g][k]['AP']:.1f})" for g, k in worst.items()) + "."
 
 
+def write_card(path: Path, rung: dict, record: dict, real: PoseSet) -> None:
+    "The model card, from the records of the training and of the measuring."
+    model, data, train, test, scores = rung["config"]["model"], rung["config"]["data"], rung["config"]["train"], record["test"], record["scoring"]
+    splits, hardware = {i["id"]: i.get("coco_split") for i in read_json(real.annotations)["images"]}, record["hardware"]
+    path.write_text(CARD.format(
+        network=f"{model['backbone']}, {model['neck']}, width {model['width']}", parameters=record["parameters"] / 1e6, size=path.with_suffix(".safetensors").stat().st_size / 1e6,
+        train_pictures=len(real), train_hash=rung["data"]["train"], start=f"the weights `{rung['start']}`", steps=rung["steps"], batch=train["batch"], seed=train["seed"],
+        frame=data["frame"], zoom=" to ".join(map(str, data["zoom"])), minutes=rung["minutes"], cores=rung["processes"] * rung["hardware"]["threads"],
+        val_pictures=record["data"]["val_pictures"], val_hash=record["data"]["val"], short=test["short"], long=test["long"], names=" | ".join(METRICS), rule="|".join(["---"] * len(METRICS)),
+        rows="\n".join(row(k, m, f"{m['ms_per_picture']:.0f}" if "ms_per_picture" in m else "") for k, m in record["sizes"].items()),
+        hardware=f"{hardware['threads']} thread(s) of {hardware['cpu']}", from_val=sum(splits[r.id] == "val2017" for r in real.records),
+        peers="\n".join(row(k, m) for k, m in record["peers"].items()), oracle=100 * scores["true-oks"]["AP"], own=100 * record["metrics"]["AP"],
+        ap50=100 * record["metrics"]["AP50"], ap75=100 * record["metrics"]["AP75"],
+        persons=sum(int((r.keypoints[..., 2] > 0).any(1).sum()) for r in real.records), failures=failures(record)))
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--of", type=Path, required=True, help="the run")
+    arguments.add_argument("name", help="the rung")
     arguments.add_argument("--coco", type=Path, default=Path("../shared/coco"))
-    arguments.add_argument("--cores", type=int, default=2, help="cores that the run was trained on")
-    arguments.add_argument("--card", action="store_true", help="only write the card anew, from the record")
-    arguments.add_argument("--note", default="", help="more about where the run started")
+    arguments.add_argument("--card", action="store_true", help="only write the card anew, from the records")
     a, changes = arguments.parse_known_args()
-    state = json.loads((find_checkpoint(a.of / "last") / "state.json").read_text())
-    config = change_many(Config.from_dict(state["config"], str(a.of)), changes)
-    net, assets = load_run(a.of), Path(smpr.__file__).parent / "assets"
+    settings, weights = load_settings(), Path(smpr.__file__).parent / "assets" / "real.safetensors"
+    rung = next((r for r in ladder_rows(settings.figures) if r["name"] == a.name), None)
+    if rung is None: raise SmprError(f"{a.name}: no such rung below {settings.figures}; train it with benchmarks/real_people.py")
+    if not a.card:
+        net, config = load_run(settings.runs / "real" / a.name), change_many(Config.from_dict(rung["config"], a.name), changes)
+        card = {k: rung[k] for k in ("steps", "minutes", "seed", "start", "data", "commit")}
+        notes = {"test": config_to_dict(config.test), "card": card}
+        save_weights(net, weights, notes, half=True)
+        card["metrics"] = measure("real", a.coco)["metrics"]                 # of what is shipped, rounding included
+        save_weights(net, weights, notes, half=True)
     real, _ = split_dev(load_set(a.coco / "train" / "images", a.coco / "train" / "person_keypoints.json"))
-    minutes = trained_seconds(a.of, config.train.batch) / 60
-    card = {"steps": state["step"], "train_seconds": round(60 * minutes, 1), "cores": a.cores, "seed": config.train.seed,
-            "start": "rendered" + (f"; {a.note}" if a.note else ""), "data": {"kind": "real", "train": set_hash(real), "train_pictures": len(real)}}
-    notes = {"test": config_to_dict(config.test), "card": card}
-    if not a.card: save_weights(net, assets / "real.safetensors", notes, half=True)
-    record = read_json(load_settings().figures / "results" / "real" / "model.json") if a.card else measure("real", a.coco)      # what is shipped, rounding included
-    card["metrics"], card["data"]["val"] = record["metrics"], record["data"]["val"]
-    if not a.card: save_weights(net, assets / "real.safetensors", notes, half=True)
-    names, data = " | ".join(METRICS), config.data
-    (assets / "real.md").write_text(CARD.format(
-        parameters=record["parameters"] / 1e6, size=(assets / "real.safetensors").stat().st_size / 1e6, train_pictures=len(real), train_hash=card["data"]["train"],
-        start="the weights of rendered people" + (f"; {a.note}" if a.note else ""), steps=card["steps"], batch=config.train.batch, frame=data.frame,
-        zoom=" to ".join(map(str, data.zoom)), seed=card["seed"], minutes=minutes, cores=a.cores, val_hash=card["data"]["val"], short=config.test.short, long=config.test.long,
-        names=names, rule="---|" * len(METRICS) + "---", peer_rule="---|" * (len(METRICS) - 1) + "---", rows="\n".join(row(k, m) if "ms_per_picture" in m else row(k, m) + " |" for k, m in record["sizes"].items()),
-        hardware=f"{record['hardware']['threads']} thread(s) of {record['hardware']['cpu']}", peers="\n".join(row(k, m) for k, m in record["peers"].items()),
-        oracle=100 * record["scoring"]["true-oks"]["AP"], own=100 * record["metrics"]["AP"], persons=sum(int((r.keypoints[..., 2] > 0).any(1).sum()) for r in real.records), failures=failures(record)))
-    print({k: round(v, 4) for k, v in record["metrics"].items()})
+    write_card(weights.with_suffix(".md"), rung, read_json(settings.figures / "results" / "real" / "model.json"), real)
 
 
 if __name__ == "__main__": main()

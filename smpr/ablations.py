@@ -547,7 +547,7 @@ def state_of_reproduction(figures: Path) -> str:
              ("ours, rendered", "data/people val, 500 pictures", "Table I mini, last row", number(f"table1/{last}-mini-s*.json")),
              ("ours, rendered", "data/people val, 500 pictures", "shipped weights 'rendered'", number("rendered.json")),
              ("ours, real", "300 pictures of COCO val2017", "shipped weights 'real'", number("real/model.json")),
-             ("peer, real", "300 pictures of COCO val2017", "MoveNet MultiPose, 256 px", number("real/model.json", lambda r: next(iter(r["peers"].values())))),
+             *(("peer, real", "300 pictures of COCO val2017", f"MoveNet MultiPose, {size} px", number("real/model.json", lambda r: r["peers"][f"MoveNet MultiPose Lightning, {size} px"])) for size in (256, 512)),
              ("ours, real", "16 pictures learnt by heart", "overfitting test", number("overfit_real.json"))]
     return "\n".join(f"{kind:15} {data:30} {what:28} {value}" for kind, data, what, value in lines)
 

@@ -31,7 +31,7 @@ from .panels import slider
 from .representation import decode_pose, oks
 from .scoring import confidence
 from .settings import SmprError, atomic_write, resolve_device, take_choices
-from .skeleton import COCO17, COLORS, Skeleton, limb_side, side_colors
+from .skeleton import COCO17, COLORS, Skeleton, side_colors
 from .winograd import quick_convs
 
 # %% ../nbs/09_inference.ipynb #cecc3eea
@@ -225,10 +225,10 @@ class Result:
         pen, width = ImageDraw.Draw(canvas), max(2, round(max(canvas.size) / 180))
         for i in reversed(np.flatnonzero(self.scores >= threshold)):
             points, seen = [tuple((xy + 0.5) * scale) for xy in self.keypoints[i, :, :2]], self.keypoints[i, :, 2] > 0
-            shades, sides = [tuple(round(255 * c) for c in s) for s in side_colors(COLORS[i % len(COLORS)])], self.skeleton.sides
-            for a, b in self.skeleton.edges:
-                if seen[a] and seen[b]: pen.line([points[a], points[b]], fill=shades[limb_side(sides[a], sides[b])], width=width)
-            for (x, y), shown, side in zip(points, seen, sides):
+            shades = [tuple(round(255 * c) for c in s) for s in side_colors(COLORS[i % len(COLORS)])]
+            for (a, b), side in zip(self.skeleton.edges, self.skeleton.edge_sides):
+                if seen[a] and seen[b]: pen.line([points[a], points[b]], fill=shades[side], width=width)
+            for (x, y), shown, side in zip(points, seen, self.skeleton.sides):
                 dot = pen.rectangle if side == 2 else pen.ellipse
                 if shown: dot([x - width, y - width, x + width, y + width], fill=shades[side], outline="white")
         return canvas

@@ -289,7 +289,7 @@ def _depthwise_forward(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 # %% ../nbs/11_training.ipynb #2b137ad9
 def small_config(steps: int = 2500, batch: int = 16) -> Config:
-    "The network and recipe of the shipped weights: a few million parameters, pictures of 320x240 px, a CPU. Not the paper's."
+    "The network and recipe of the weights `rendered`: a few million parameters, pictures of 320x240 px, a CPU. Not the paper's."
     return Config(
         model=ModelConfig(backbone=BackboneName.LITE0, neck=NeckName.PAFPN, pixels=Pixels.HALF, frozen_stages=2, frozen_norm_affine=False,
                           strides=(8, 16, 32), width=64, tower_depth=2, norm_groups=16, heatmap_width=64, offset_start=OffsetStart.KEYPOINTS),
