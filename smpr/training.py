@@ -726,14 +726,17 @@ class StopSignals:
 @contextmanager
 def one_line_errors(state: TrainState) -> Iterator[None]:
     "What goes wrong in the processes that load pictures, as one line. Raises `SmprError`."
-    try: yield
+    try:
+        try: yield
+        except (EOFError, ConnectionError, FileNotFoundError) as e:          # lost while it handed over a batch?
+            if not any("multiprocessing" in frame.f_code.co_filename for frame, _ in traceback.walk_tb(e.__traceback__)): raise
+            raise RuntimeError("DataLoader worker was lost while it handed over a batch") from None
     except SmprError as e:
         if "DataLoader worker" not in str(e): raise
         raise SmprError(str(e).rpartition("SmprError: ")[2]) from None
-    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as e:      # the last three: lost while it handed over a batch
-        between = not isinstance(e, RuntimeError) and any("multiprocessing" in f.filename for f in traceback.extract_tb(e.__traceback__))
-        if not between and "DataLoader worker" not in str(e): raise
-        raise SmprError(f"after step {state.step} a process that loads pictures was lost ({str(e).split('. ')[0] or 'while it handed over a batch'}; out of memory?); "
+    except RuntimeError as e:           # PyTorch raises it from a signal handler: it can come at any line, the handler above included
+        if "DataLoader worker" not in str(e): raise
+        raise SmprError(f"after step {state.step} a process that loads pictures was lost ({str(e).split('. ')[0]}; out of memory?); "
                         "the last checkpoint is kept, run again to resume; fewer workers (settings.ini) need less memory") from None
 
 # %% ../nbs/11_training.ipynb #d0d79f61
