@@ -227,9 +227,8 @@ class Result:
             points, seen = [tuple((xy + 0.5) * scale) for xy in self.keypoints[i, :, :2]], self.keypoints[i, :, 2] > 0
             shades = [tuple(round(255 * c) for c in s) for s in side_colors(COLORS[i % len(COLORS)])]
             for (a, b), side in zip(self.skeleton.edges, self.skeleton.edge_sides):
-                if not (seen[a] and seen[b]): continue
-                pen.line([points[a], points[b]], fill="white", width=width + 2)          # an edge that shows on dark and on light ground
-                pen.line([points[a], points[b]], fill=shades[side], width=width)
+                for fill, wide in (("white", width + 2), (shades[side], width)):         # a white edge shows on any ground
+                    if seen[a] and seen[b]: pen.line([points[a], points[b]], fill=fill, width=wide)
             for (x, y), shown, side in zip(points, seen, self.skeleton.sides):
                 dot = pen.rectangle if side == 2 else pen.ellipse
                 if shown: dot([x - width, y - width, x + width, y + width], fill=shades[side], outline="white")
