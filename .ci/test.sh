@@ -26,7 +26,8 @@ step "README.md is what nbs/index.ipynb says"
 python .ci/readme.py --check
 
 # Records and runs of the checks go to a folder of their own: the tree stays as it is.
-export SMPR_FIGURES="$scratch/figures" SMPR_RUNS="$scratch/runs"
+export SMPR_FIGURES="$scratch/figures" SMPR_RUNS="$scratch/runs" TMPDIR="$scratch/tmp"
+mkdir "$TMPDIR"
 
 step "every notebook runs"
 OMP_NUM_THREADS=1 nbdev-test --n-workers 2 --do-print

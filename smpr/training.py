@@ -730,12 +730,14 @@ def one_line_errors(state: TrainState) -> Iterator[None]:
         try: yield
         except (EOFError, ConnectionError, FileNotFoundError) as e:          # lost while it handed over a batch?
             if not any("multiprocessing" in frame.f_code.co_filename for frame, _ in traceback.walk_tb(e.__traceback__)): raise
+            traceback.clear_frames(e.__traceback__)          # they hold the loader, whose processes end with it and not on SIGTERM
             raise RuntimeError("DataLoader worker was lost while it handed over a batch") from None
     except SmprError as e:
         if "DataLoader worker" not in str(e): raise
         raise SmprError(str(e).rpartition("SmprError: ")[2]) from None
     except RuntimeError as e:           # PyTorch raises it from a signal handler: it can come at any line, the handler above included
         if "DataLoader worker" not in str(e): raise
+        traceback.clear_frames(e.__traceback__)
         raise SmprError(f"after step {state.step} a process that loads pictures was lost ({str(e).split('. ')[0]}; out of memory?); "
                         "the last checkpoint is kept, run again to resume; fewer workers (settings.ini) need less memory") from None
 

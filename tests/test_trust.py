@@ -2,6 +2,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,20 @@ def test_lost_worker(few_people, tmp_path):
     assert len(said) == 1 and "a process that loads pictures was lost" in said[0] and "run again to resume" in said[0]
 
 
+def test_temporary_folder_is_emptied(tmp_path):
+    "Somebody tidies up the temporary folder through which pictures are handed over: an error that says so, and an end, though the loading processes are well."
+    place, run, log = tmp_path / "tmp", tmp_path / "run", tmp_path / "log"
+    place.mkdir()
+    code = ("import sys; sys.path.insert(0, sys.argv[1])\nfrom pathlib import Path\nfrom trust.kills import mini, people\nfrom smpr.training import train\n"
+            "train(mini(100000), people('train', 10), Path(sys.argv[2]), workers=2, device='cpu', progress=False, log_every=1)")
+    env = os.environ | {"TMPDIR": str(place), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with log.open("w") as f: process = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(run)], env=env, stdout=f, stderr=f)
+    wait_for((run / "log.jsonl").exists)
+    for folder in place.glob("pymp-*"): shutil.rmtree(folder)
+    assert ended(process, 60) == 1, log.read_text()
+    assert "a process that loads pictures was lost" in log.read_text()
+
+
 def test_full_disk_while_training(few_people, tmp_path):
     "No file may grow beyond 20 kB: the checkpoint cannot be written, one line says so, and the one before is intact."
     run, log = tmp_path / "run", tmp_path / "log"
@@ -208,12 +223,12 @@ def test_ap_is_everybodys_ap():
 def test_poses_agree():
     found = agreement.compare_poses(3)
     assert found["batch_and_singles"]["largest_output"] <= 1e-4
-    for name, most in agreement.BOUNDS.items():
-        if isinstance(found[name], dict): assert found[name]["poses"] >= 3 and found[name]["largest_px"] <= most and not found[name]["lost"], (name, found[name])
+    for name in agreement.BOUNDS:
+        if isinstance(found[name], dict): assert found[name]["poses"] >= 3 and agreement.within(name, found[name]), (name, found[name])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
-def test_poses_agree_on_a_gpu(): assert agreement.compare_poses(3)["gpu"]["largest_px"] <= agreement.BOUNDS["gpu"]
+def test_poses_agree_on_a_gpu(): assert agreement.within("gpu", agreement.compare_poses(3)["gpu"])
 
 
 # 5. hostile files

@@ -41,8 +41,8 @@ def fingerprint() -> str:
 
 def sections(a: argparse.Namespace) -> dict[str, Callable[[Path], dict]]:
     "Name and work of every section; each gets an empty folder."
-    return {"kills": lambda d: kills.kill_and_resume(d, kills.moments(a.kills), 1, chains=a.chains), "bad_inputs": lambda d: inputs.try_all(a.documents, a.results), "load": lambda d: load.predict_many(d, a.pictures),
-            "agreement": lambda d: {"ap": agreement.compare_ap(agreement.committed())} | {"poses": agreement.compare_poses(), "bounds_px": agreement.BOUNDS},
+    return {"kills": lambda d: kills.kill_and_resume(d, kills.moments(a.kills), 1, chains=a.chains), "bad_inputs": lambda d: inputs.try_all(a.documents, a.results), "load": lambda d: load.load_and_kill(d, a.pictures),
+            "agreement": lambda d: {"ap": agreement.compare_ap(agreement.committed())} | {"poses": agreement.compare_poses(), "bounds": agreement.BOUNDS},
             "hostile": lambda d: hostile.try_hostile(), "concurrency": load.two_calls, "guards": lambda d: all_guards(d, a.jobs)}
 
 

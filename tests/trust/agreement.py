@@ -12,11 +12,19 @@ from torch.nn.functional import pad
 from smpr.data import load_set, read_image
 from smpr.evaluation import METRICS, evaluate
 from smpr.findings import read_detections
-from smpr.inference import Poses, TestConfig, candidates, find_poses, fit_picture, load, select, unmirror
+from smpr.inference import Poses, TestConfig, candidates, find_poses, fit_picture, load, select
 from smpr.representation import oks
 from smpr.settings import load_settings
 
-BOUNDS = {"batch_and_singles": 1e-3, "padding_64_px_more": 8.0, "mirrored_with_flip_test": 1e-3, "bfloat16": 3.0, "gpu": .1}       # px, in pictures of 320x240
+# What must hold: places in pictures of 320x240 at most so many px apart, or, where rounding or group norm moves them, poses this alike.
+BOUNDS = {"batch_and_singles": {"largest_px": 1e-3}, "padding_64_px_more": {"lowest_oks": .95}, "mirrored_with_flip_test": {"largest_px": 1e-3},
+          "bfloat16": {"lowest_oks": .95}, "gpu": {"largest_px": .1}}
+
+
+def within(name: str, found: dict) -> bool:
+    "Whether a comparison of `compare_poses` keeps its bound and no pose was lost."
+    (what, bound), = BOUNDS[name].items()
+    return not found["lost"] and (found[what] <= bound if what == "largest_px" else found[what] >= bound)
 
 
 def raw(net, images: list[np.ndarray], config: TestConfig) -> torch.Tensor:
@@ -100,7 +108,8 @@ def compare_poses(count: int = 16) -> dict:
     single = [look_at(net, [im], config)[0] for im in images]
     together = look_at(net, images, config)
     turned = [find_poses(net, np.ascontiguousarray(im[:, ::-1]), both) for im in images]
-    back = [Poses(unmirror(p.keypoints, im.shape[1], net.skeleton), p.scores) for p, im in zip(turned, images)]
+    swap = lambda k, width: k[:, list(net.skeleton.flip_order)] * torch.tensor([-1., 1]) + torch.tensor([width - 1., 0])      # not the package's own: it is what is looked at
+    back = [Poses(swap(p.keypoints, im.shape[1]), p.scores) for p, im in zip(turned, images)]
     outputs = (raw(net, images, config) - torch.cat([raw(net, [im], config) for im in images])).abs().max().item()
     out = {"pictures": count, "batch_and_singles": apart(together, single, net) | {"largest_output": outputs}, "padding_64_px_more": apart(look_at(net, images, config, 64), single, net),
            "mirrored_with_flip_test": apart([find_poses(net, im, both) for im in images], back, net),

@@ -71,6 +71,11 @@ def _no_lock(path, wait=True): yield None
 def _bare(*a): yield
 
 
+def _only_turned(keypoints, width, skeleton):
+    import torch
+    return torch.stack([width - 1 - keypoints[..., 0], keypoints[..., 1]], -1)
+
+
 def _open(path, size):
     from PIL import Image
     return Image.open(path)
@@ -91,6 +96,7 @@ GUARDS = {
     "picture head": Guard("the head of a picture is looked at before it is decoded", put("data._open_checked", _open), "test_bad_inputs"),
     "person fields": Guard("fields of a person are checked", put("data._person_error", lambda a: ""), "test_bad_inputs"),
     "results entries": Guard("a results entry's numbers are checked", put("evaluation.check_results", lambda *a: None), "test_bad_inputs"),
+    "left and right": Guard("what a mirrored picture calls left is right", put("inference.unmirror", _only_turned), "test_poses_agree"),
     "file names": Guard("picture names stay below their folder", put("data._image_error", lambda image: ""), "test_hostile_files"),
     "no code in weights": Guard("pickles are read as tensors only", _any_pickle, "test_hostile_files"),
     "zip members": Guard("archive members stay below their folder", put("full_training.unpack", _extract_all), "test_hostile_files"),

@@ -91,6 +91,12 @@ def predict_many(folder: Path, count: int = 2000, kill_at: int | None = None, ev
             "memory_mb": {"every": every, "curve": curve, "after_100": start, "largest_after_100": max(memory[100:], default=start), "growth_percent": round(100 * (max(memory[100:], default=start) / start - 1), 2)}}
 
 
+def load_and_kill(folder: Path, count: int = 2000, cut: int = 200) -> dict:
+    "Many pictures in one call; and fewer, killed in the middle and called again."
+    many, killed = predict_many(folder / "many", count), predict_many(folder / "killed", cut, cut // 2)
+    return many | {"killed": {k: killed[k] for k in ("pictures", "exit_codes", "done", "poses", "reported", "kept_by_the_kill", "computed_again")}}
+
+
 def two_calls(folder: Path, line: Callable = print) -> dict:
     "Two `smpr reproduce` at once with the same folders: one record, whole, made once."
     env = os.environ | {"SMPR_FIGURES": str(folder / "figures"), "SMPR_RUNS": str(folder / "runs"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent)}
