@@ -82,7 +82,7 @@ def test_exercises_have_solutions_that_assert(path):
     start = next(i for i, c in enumerate(book) if "## Exercises" in c["text"])
     solutions = [c for c in book[start:] if "solution" in c["metadata"].get("tags", [])]
     assert [re.match(r"#\| code-fold: true\n#\| code-summary: Solution (\d)\n", c["text"]).group(1) for c in solutions] == ["1", "2", "3"]
-    assert all("hide-input" in c["metadata"]["tags"] and re.search(r"\bassert\b", c["text"]) for c in solutions)
+    assert all("hide-input" in c["metadata"]["tags"] and c["metadata"]["jupyter"] == {"source_hidden": True} and re.search(r"\bassert\b", c["text"]) for c in solutions)
 
 
 def test_notebooks_stay_small():

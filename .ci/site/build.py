@@ -57,10 +57,20 @@ def module_of(book) -> str | None:
     return found and found[1]
 
 
+def fold_solutions(cells: list) -> list:
+    "Solutions of exercises between marks that a browser shows closed."
+    out, mark = [], nbformat.v4.new_markdown_cell
+    for cell in cells:
+        if "solution" not in cell.metadata.get("tags", []): out.append(cell); continue
+        n = 1 + sum("<summary>" in c.source for c in out)
+        out += [mark(f'<details class="solution" markdown="1"><summary>Solution {n}</summary>'), cell, mark("</details>")]
+    return out
+
+
 def notebook_page(inside: str) -> str:
     "A notebook as a page, its pictures beside it. Exported cells carry the module's name."
     book, page = nbformat.read(NBS / inside, as_version=4), inside.removesuffix("ipynb") + "md"
-    module, book.cells = module_of(book), shown_cells(book, keep=("export", "exports"))
+    module, book.cells = module_of(book), fold_solutions(shown_cells(book, keep=("export", "exports")))
     for output in (o for c in book.cells for o in c.get("outputs", [])):
         output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     book.metadata["language_info"] = {"name": "python"}                                          # nbdev-clean drops it; it colours the code
