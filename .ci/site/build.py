@@ -71,8 +71,8 @@ def notebook_page(inside: str) -> str:
     "A notebook as a page, its pictures beside it. Exported cells carry the module's name."
     book, page = nbformat.read(NBS / inside, as_version=4), inside.removesuffix("ipynb") + "md"
     module, book.cells = module_of(book), fold_solutions(shown_cells(book, keep=("export", "exports")))
-    for output in (o for c in book.cells for o in c.get("outputs", [])):
-        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    for cell in (c for c in book.cells if c.cell_type == "code"):                                # a widget without a kernel is a line of code; its figure stands beside it
+        cell.outputs = [o for o in cell.outputs if not o.get("data", {}).get("text/plain", "").startswith(("VBox(", "HBox("))]
     book.metadata["language_info"] = {"name": "python"}                                          # nbdev-clean drops it; it colours the code
     name = Path(page).stem
     config = Config({"ExtractOutputPreprocessor": {"output_filename_template": f"{name}_files/{{cell_index}}_{{index}}{{extension}}"}})
