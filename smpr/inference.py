@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DecodeConfig', 'TestConfig', 'box_iou', 'soft_nms', 'Candidates', 'Poses', 'best_locations', 'candidates', 'select',
-           'decode', 'unmirror', 'fit_picture', 'look', 'find_poses', 'Result', 'shipped_weights', 'read_test', 'load',
-           'predict', 'Nms', 'Ranking', 'ListChoices', 'pose_overlap', 'thin_out', 'draw_list']
+           'decode', 'pose_overlap', 'vote', 'unmirror', 'fit_picture', 'look', 'find_poses', 'Result',
+           'shipped_weights', 'read_test', 'load', 'predict', 'Nms', 'Ranking', 'ListChoices', 'thin_out', 'draw_list']
 
 # %% ../nbs/09_inference.ipynb #1cb504c1
 # Shapes: N pictures, P locations, M candidates, D detected poses, K keypoints.
@@ -43,6 +43,10 @@ class DecodeConfig:
     nms_iou: float = 0.3               # overlap from which scores decay (Sec. IV-A)
     nms_min_score: float = 0.001       # decayed scores below are dropped
     keep: int = 20                     # poses a picture
+    vote: float | None = None          # OKS from which candidates join a pose that was kept, by average (ours; None: nobody votes)
+
+    def __post_init__(self):
+        if self.vote is not None and not 0 < self.vote <= 1: raise SmprError(f"DecodeConfig: vote is {self.vote}; give an OKS above 0, at most 1, or None")
 
 # %% ../nbs/09_inference.ipynb #b5b8fbbe
 @dataclass(frozen=True)
@@ -154,6 +158,27 @@ def decode(pred: Predictions, n: int, size: tuple[int, int], factor: float = 1.0
     "Dense predictions of picture `n` to its short list of poses."
     return select(candidates(pred, n, size, factor, config), config)
 
+# %% ../nbs/09_inference.ipynb #4a0b70cf
+def pose_overlap(best: Tensor,          # (K, 2) px
+                 poses: Tensor,         # (M, K, 2) px
+                 skeleton: Skeleton     # its sigmas
+                 ) -> Tensor:           # (M,) in [0, 1]
+    "OKS of poses with one pose taken as the truth, its area that of the box around its keypoints."
+    area = (best.amax(0) - best.amin(0)).prod()
+    return oks(poses, torch.cat([best, torch.ones_like(best[:, :1])], 1)[None], area[None], torch.tensor(skeleton.sigmas))[:, 0]
+
+# %% ../nbs/09_inference.ipynb #82a81b83
+def vote(poses: Poses,
+         found: Candidates,       # all of them, the kept ones too
+         alike: float,            # OKS from which a candidate has a vote
+         skeleton: Skeleton       # its sigmas
+         ) -> Poses:              # scores and order unchanged
+    "Every pose becomes the average of the candidates that are alike, weighted by score times OKS (box voting, for poses)."
+    if not len(poses.scores): return poses
+    near = torch.stack([pose_overlap(k, found.keypoints, skeleton) for k in poses.keypoints])      # (D, M)
+    weight = near * (near >= alike) * found.confidence
+    return Poses(torch.einsum("dm,mkc->dkc", weight, found.keypoints) / weight.sum(1)[:, None, None], poses.scores)
+
 # %% ../nbs/09_inference.ipynb #d0100543
 def unmirror(keypoints: Tensor,        # (M, K, 2) px, found in a mirrored picture
              width: int,               # of that picture, px
@@ -199,11 +224,13 @@ def look(model: SMPR,
 def find_poses(model: SMPR, image: np.ndarray, config: TestConfig = TestConfig(),
                see: Callable[..., Candidates] = look       # how one pass is done; `smpr.export` has another way
                ) -> Poses:
-    "The people in one picture: all passes' candidates together, one selection (published code)."
+    "The people in one picture: all passes' candidates together, one selection (published code), then the vote if there is one."
     passes = [see(model, image, short, long, m, config.decode, config.bf16)
               for short, long in config.passes for m in ((False, True) if config.flip else (False,))]
     join = lambda name: torch.cat([getattr(c, name) for c in passes])
-    return select(Candidates(join("keypoints"), join("person"), join("confidence")), config.decode)
+    found = Candidates(join("keypoints"), join("person"), join("confidence"))
+    poses = select(found, config.decode)
+    return poses if config.decode.vote is None else vote(poses, found, config.decode.vote, model.skeleton)
 
 # %% ../nbs/09_inference.ipynb #89a7d7cb
 @dataclass
@@ -325,15 +352,6 @@ class ListChoices:
     nms_threshold: float = slider(.3, 0, 1, .05)         # overlap (IoU or OKS) from which a candidate suffers
 
     def __post_init__(self): take_choices(self)
-
-# %% ../nbs/09_inference.ipynb #4a0b70cf
-def pose_overlap(best: Tensor,          # (K, 2) px
-                 poses: Tensor,         # (M, K, 2) px
-                 skeleton: Skeleton     # its sigmas
-                 ) -> Tensor:           # (M,) in [0, 1]
-    "OKS of poses with one pose taken as the truth, its area that of the box around its keypoints."
-    area = (best.amax(0) - best.amin(0)).prod()
-    return oks(poses, torch.cat([best, torch.ones_like(best[:, :1])], 1)[None], area[None], torch.tensor(skeleton.sigmas))[:, 0]
 
 # %% ../nbs/09_inference.ipynb #7e2934ac
 def thin_out(found: Candidates,
