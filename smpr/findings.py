@@ -26,7 +26,7 @@ from torch import Tensor
 from .assignment import AssignConfig, assign_regions
 from .data import PictureRecord, PoseSet, check_document, read_json
 from .evaluation import coco_index, coco_truth, evaluate
-from .inference import DecodeConfig, best_locations, candidates, soft_nms
+from .inference import DecodeConfig, Poses, best_locations, candidates, soft_nms, vote
 from .losses import Predictions
 from .representation import decode_pose, pseudo_boxes
 from .scoring import oracle_confidence
@@ -73,7 +73,9 @@ def found_poses(look: Look, sigmas: Tensor, config: DecodeConfig = DecodeConfig(
                              config.nms_iou, config.nms_min_score, config.keep)
     at = places[order]
     first = decode_pose(look.pred.initial[look.n, at].float(), look.pred.locations[at], look.pred.strides[at]) / look.factor
-    columns = (k[order].tolist(), scores.tolist(), p[order].tolist(), (c[order] / p[order].clamp(min=1e-9)).tolist(), quality[order].tolist(),
+    kept = Poses(k[order], scores)
+    if config.vote is not None: kept = vote(kept, found, config.vote, sigmas)
+    columns = (kept.keypoints.tolist(), scores.tolist(), p[order].tolist(), (c[order] / p[order].clamp(min=1e-9)).tolist(), true_oks(kept.keypoints, look.record, sigmas).tolist(),
                true_oks(first, look.record, sigmas).tolist())
     return [_entry(look.record.id, *values) for values in zip(*columns, strict=True)], at
 

@@ -161,21 +161,21 @@ def decode(pred: Predictions, n: int, size: tuple[int, int], factor: float = 1.0
 # %% ../nbs/09_inference.ipynb #4a0b70cf
 def pose_overlap(best: Tensor,          # (K, 2) px
                  poses: Tensor,         # (M, K, 2) px
-                 skeleton: Skeleton     # its sigmas
+                 sigmas: Tensor         # (K,)
                  ) -> Tensor:           # (M,) in [0, 1]
     "OKS of poses with one pose taken as the truth, its area that of the box around its keypoints."
     area = (best.amax(0) - best.amin(0)).prod()
-    return oks(poses, torch.cat([best, torch.ones_like(best[:, :1])], 1)[None], area[None], torch.tensor(skeleton.sigmas))[:, 0]
+    return oks(poses, torch.cat([best, torch.ones_like(best[:, :1])], 1)[None], area[None], sigmas.to(poses.device))[:, 0]
 
 # %% ../nbs/09_inference.ipynb #82a81b83
 def vote(poses: Poses,
          found: Candidates,       # all of them, the kept ones too
          alike: float,            # OKS from which a candidate has a vote
-         skeleton: Skeleton       # its sigmas
+         sigmas: Tensor           # (K,)
          ) -> Poses:              # scores and order unchanged
     "Every pose becomes the average of the candidates that are alike, weighted by score times OKS (box voting, for poses)."
     if not len(poses.scores): return poses
-    near = torch.stack([pose_overlap(k, found.keypoints, skeleton) for k in poses.keypoints])      # (D, M)
+    near = torch.stack([pose_overlap(k, found.keypoints, sigmas) for k in poses.keypoints])      # (D, M)
     weight = near * (near >= alike) * found.confidence
     return Poses(torch.einsum("dm,mkc->dkc", weight, found.keypoints) / weight.sum(1)[:, None, None], poses.scores)
 
@@ -230,7 +230,7 @@ def find_poses(model: SMPR, image: np.ndarray, config: TestConfig = TestConfig()
     join = lambda name: torch.cat([getattr(c, name) for c in passes])
     found = Candidates(join("keypoints"), join("person"), join("confidence"))
     poses = select(found, config.decode)
-    return poses if config.decode.vote is None else vote(poses, found, config.decode.vote, model.skeleton)
+    return poses if config.decode.vote is None else vote(poses, found, config.decode.vote, torch.tensor(model.skeleton.sigmas))
 
 # %% ../nbs/09_inference.ipynb #89a7d7cb
 @dataclass
@@ -367,7 +367,7 @@ def thin_out(found: Candidates,
     while len(picked) < config.keep and len(left) and left.max() >= config.nms_min_score:
         best = int(left.argmax())
         picked.append(best), values.append(left[best].item())
-        near = pose_overlap(k[best], k, skeleton) if choices.nms is Nms.OKS else torch.from_numpy(box_iou(boxes[best], boxes))
+        near = pose_overlap(k[best], k, torch.tensor(skeleton.sigmas)) if choices.nms is Nms.OKS else torch.from_numpy(box_iou(boxes[best], boxes))
         left = torch.where(near > choices.nms_threshold, left * (1 - near) if choices.nms is Nms.SOFT else -1.0, left)
         left[best] = -1
     return Poses(k[picked], torch.tensor(values))
