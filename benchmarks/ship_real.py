@@ -71,13 +71,18 @@ def failures(record: dict) -> str:
     return "Weakest: " + "; ".join(f"{what[g].format(k)} (AP {100 * record['groups'][g][k]['AP']:.1f})" for g, k in worst.items()) + "."
 
 
+def first_start(rung: dict) -> str:
+    "Where a training began, in words; `real` means the weights that this name had before."
+    return f"the weights `{rung['start']}`" + (f" as they were before, from the rung that `{rung['against']}` tests" if rung["start"] == "real" else "")
+
+
 def write_card(path: Path, rung: dict, record: dict, real: PoseSet) -> None:
     "The model card, from the records of the training and of the measuring."
     model, data, train, test, scores = rung["config"]["model"], rung["config"]["data"], rung["config"]["train"], record["test"], record["scoring"]
     splits, hardware = {i["id"]: i.get("coco_split") for i in read_json(real.annotations)["images"]}, record["hardware"]
     path.write_text(CARD.format(
         network=f"{model['backbone']}, {model['neck']}, width {model['width']}", parameters=record["parameters"] / 1e6, size=path.with_suffix(".safetensors").stat().st_size / 1e6,
-        train_pictures=len(real), train_hash=rung["data"]["train"], start=f"the weights `{rung['start']}`", steps=rung["steps"], batch=train["batch"], seed=train["seed"],
+        train_pictures=len(real), train_hash=rung["data"]["train"], start=first_start(rung), steps=rung["steps"], batch=train["batch"], seed=train["seed"],
         frame=data["frame"], zoom=" to ".join(map(str, data["zoom"])), more=", hidden rectangles" * bool(data["occlude"]) + ", mosaic" * bool(data["mosaic"]), minutes=rung["minutes"], cores=rung["processes"] * rung["hardware"]["threads"],
         val_pictures=record["data"]["val_pictures"], val_hash=record["data"]["val"], short=test["short"], long=test["long"],
         vote=f", candidates vote from an OKS of {test['decode']['vote']}" if test["decode"].get("vote") else "", names=" | ".join(METRICS), rule="|".join(["---"] * len(METRICS)),
