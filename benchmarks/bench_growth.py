@@ -12,13 +12,13 @@ import torch
 from matplotlib.figure import Figure
 from timing import CPU, in_fresh_process, median_time, peak_mib
 
-from smpr.data import Batch
+from smpr.batches import Batch
 from smpr.losses import People
 from smpr.model import SMPR, fold_norms
 from smpr.representation import pseudo_boxes
 from smpr.settings import resolve_device
 from smpr.skeleton import COCO17, Skeleton
-from smpr.training import make_state, small_config, train_step
+from smpr.update import make_state, small_config, train_step
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from smpr.representation import decode_pose, level_locations, level_sizes, oks, 
 from smpr.scoring import score_targets
 from smpr.settings import load_settings
 from smpr.skeleton import COCO17, load_scene
-from smpr.training import Ema, make_optimizer, make_state, small_config, step_batches, train_step
+from smpr.training import step_batches
+from smpr.update import Ema, make_optimizer, make_state, small_config, train_step
 from smpr.winograd import quick_convs
 
 STRIDES = (8, 16, 32, 64, 128)

@@ -22,7 +22,7 @@ from smpr.evaluation import evaluate
 from smpr.model import SMPR, NeckName
 from smpr.representation import Variant
 from smpr.settings import atomic_write, load_settings
-from smpr.training import Config, small_config
+from smpr.update import Config, small_config
 
 
 def choose(poses: PoseSet, count: int) -> PoseSet:

@@ -19,9 +19,10 @@ import torch
 import torch.distributed as dist
 
 from smpr.ablations import environment
-from smpr.data import TrainStream, collate, load_set, set_hash
+from smpr.batches import TrainStream, collate
+from smpr.data import load_set, set_hash
 from smpr.settings import SmprError, atomic_write, load_settings, resolve_device
-from smpr.training import make_state, processes, rank_world, small_config, train_step, wrap
+from smpr.update import make_state, processes, rank_world, small_config, train_step, wrap
 
 WARM = 3                       # steps before the clock starts: memory is allocated, kernels are chosen
 

@@ -18,7 +18,8 @@ from smpr.data import PoseSet, load_set, read_json
 from smpr.evaluation import METRICS
 from smpr.real_people import ladder_rows, split_dev
 from smpr.settings import SmprError, load_settings
-from smpr.training import Config, load_run
+from smpr.training import load_run
+from smpr.update import Config
 
 CARD = """# real: the weights that ship
 

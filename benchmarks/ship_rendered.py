@@ -20,7 +20,8 @@ from smpr.evaluation import METRICS, detect_set, evaluate
 from smpr.inference import load
 from smpr.model import SMPR
 from smpr.settings import atomic_write, load_settings
-from smpr.training import load_run, read_log, small_config, train
+from smpr.training import load_run, read_log, train
+from smpr.update import small_config
 
 CARD = """# rendered: the weights that ship
 

@@ -24,7 +24,8 @@ from smpr.evaluation import detect_set, evaluate
 from smpr.model import SMPR
 from smpr.representation import oks
 from smpr.settings import atomic_write, load_settings
-from smpr.training import Config, load_run, small_config, train
+from smpr.training import load_run, train
+from smpr.update import Config, small_config
 
 LADDER = {"prototype": ("prototype",), "chapter": ("chapter",), "real": ("real",), "prototype + real": ("prototype", "real"), "chapter + real": ("chapter", "real")}
 

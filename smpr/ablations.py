@@ -33,8 +33,9 @@ from tqdm import tqdm
 
 import smpr
 from .assignment import Region
+from .batches import DataConfig, TrainStream, collate
 from .checkpoints import config_to_dict
-from .data import DataConfig, PoseSet, TrainStream, collate, load_set, read_image, resize_factor, set_hash
+from .data import PoseSet, load_set, read_image, resize_factor, set_hash
 from .evaluation import METRICS, detect_set, evaluate
 from .findings import Confidence, Findings, Look, Matches, collect, found_poses, match_detections, write_detections
 from .full_training import coco_set
@@ -42,7 +43,8 @@ from .inference import TestConfig
 from .losses import People, compute_losses
 from .model import SMPR, NeckName
 from .settings import SmprError, atomic_write, load_settings, resolve_device
-from .training import Config, Ema, load_run, lr_factor, make_optimizer, small_config, train
+from .training import load_run, train
+from .update import Config, Ema, lr_factor, make_optimizer, small_config
 
 # %% ../nbs/appendix/ablations.ipynb #b2c4438d
 class Row(StrEnum):

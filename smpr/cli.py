@@ -320,7 +320,8 @@ def open_set(images: str | None, annotations: str | None, default: Path, flags: 
 def preset_config(name: str, run: Path):
     "The configuration that a preset's name means; the schedule of photographs (real-cpu, real-gpu) comes from the run that is continued, if there is one."
     from smpr.real_people import real_config
-    from smpr.training import Config, find_checkpoint, small_config
+    from smpr.training import find_checkpoint
+    from smpr.update import Config, small_config
     if name == "small": return small_config()
     if not name.startswith("real"): return Config.preset(name)
     saved = find_checkpoint(run / "last")
@@ -353,7 +354,8 @@ def fitted(config, train_set, run: Path, minutes: float, start, device: str, wor
 def run_train(a: argparse.Namespace, changes: list[str]) -> int:
     "smpr train: any configuration field is a flag --section.field VALUE."
     from smpr.data import skipped_people
-    from smpr.training import replay_step, train
+    from smpr.training import train
+    from smpr.update import replay_step
     if a.replay: return print(json.dumps(replay_step(Path(a.replay)))) or 0
     settings = load_settings()
     run = Path(a.run or settings.runs / "train")

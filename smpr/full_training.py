@@ -24,7 +24,7 @@ from .data import PoseSet, load_set, trainable
 from .model import SMPR, BackboneName, ModelConfig, NeckName, Pixels, ResNetStyle
 from .representation import Variant
 from .settings import SmprError, file_digest
-from .training import Config
+from .update import Config
 
 # %% ../nbs/12_full_training.ipynb #906b6541
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from .data import PoseSet, read_json
 from .evaluation import coco_index, coco_truth
 from .losses import LossConfig
 from .settings import SmprError
-from .training import Config, TrainState, make_state, small_config, step_batches, train_step, wrap
+from .training import step_batches
+from .update import Config, TrainState, make_state, small_config, train_step, wrap
 
 # %% ../nbs/beyond/real_people.ipynb #8cc23337
 def join_sets(sets: list[PoseSet],              # the first one's annotation file names the result

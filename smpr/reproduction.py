@@ -37,7 +37,7 @@ from .ablations import Row, apply_parameters, beside, environment, made_here, ma
 from .representation import Variant
 from .settings import Settings, SmprError, atomic_write, file_digest, load_settings
 from .top_down import PEER, peer_config
-from .training import Config
+from .update import Config
 
 # %% ../nbs/appendix/reproduction.ipynb #2854e551
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from .ablations import (FrozenFeatures, Run, Scale, feature_files, frozen_sets, make_record, make_scale, row_sets, sample_picks,
                             start_state, state_key, test_sample, train_head)
-from .data import Batch, DrawSampler, PictureRecord, PoseSet, TrainStream, collate, resize_factor, train_loader
+from .batches import Batch, DrawSampler, TrainStream, collate, train_loader
+from .data import PictureRecord, PoseSet, resize_factor
 from .evaluation import coco_results, evaluate
 from .findings import Confidence, Findings, true_oks
 from .inference import DecodeConfig, Poses, TestConfig
@@ -36,7 +37,7 @@ from .model import SMPR, NeckName
 from .representation import Variant, pseudo_boxes
 from .settings import load_settings, resolve_device
 from .skeleton import COCO17, Skeleton
-from .training import Config
+from .update import Config
 
 # %% ../nbs/appendix/top_down.ipynb #5b4a75ce
 def person_boxes(keypoints: Tensor,           # (G, K, 3) px, visibility

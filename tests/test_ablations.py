@@ -15,7 +15,7 @@ from smpr.findings import read_detections, write_detections
 from smpr.reproduction import Trial, plan, reproduce
 from smpr.settings import SmprError, load_settings
 from smpr.tables import COLUMNS, Matches, paired_step, table1_rows, table_csv, table_latex, table_markdown, weighted_ap
-from smpr.training import Config
+from smpr.update import Config
 
 NOTEBOOKS = Path(__file__).parent.parent / "nbs" / "ablations"
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from smpr.batches import DataConfig, DrawSampler, TrainStream
 from smpr.cli import main
-from smpr.data import DataConfig, DrawSampler, TrainStream, load_set, read_image
+from smpr.data import load_set, read_image
 from smpr.evaluation import check_results, evaluate, read_results, score_vs_oks
 from smpr.settings import SmprError
 from smpr.skeleton import COCO17, Skeleton

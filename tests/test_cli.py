@@ -18,7 +18,7 @@ from smpr.inference import DecodeConfig, TestConfig, load
 from smpr.model import SMPR, BackboneName, ModelConfig, Pixels
 from smpr.reproduction import Trial
 from smpr.skeleton import COCO17, Skeleton, skeleton_to_category
-from smpr.training import Config, small_config
+from smpr.update import Config, small_config
 
 SMALL = ModelConfig(backbone=BackboneName.LITE0, pixels=Pixels.HALF, width=16, tower_depth=1, norm_groups=4, heatmap_width=8, strides=(8, 16, 32))
 TEST = TestConfig(72, 96, decode=DecodeConfig(score_threshold=0.0))       # random weights believe in nobody: let all pass

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from smpr.data import (DataConfig, DrawSampler, Outside, PictureRecord, PoseSet, Sample, TrainStream, augment, clip_people, collate, crop,
-                       flip, load_set, make_sample, read_image, resize, set_hash, train_loader, trainable, warp)
+from smpr.batches import DataConfig, DrawSampler, Outside, TrainStream, augment, clip_people, collate, crop, flip, train_loader, warp
+from smpr.data import PictureRecord, PoseSet, Sample, load_set, make_sample, read_image, resize, set_hash, trainable
 from smpr.representation import Variant
 from smpr.settings import load_settings
 from smpr.skeleton import COCO17, Skeleton

@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from smpr.data import DrawSampler
+from smpr.batches import DrawSampler
 from smpr.losses import LossConfig, People, compute_losses
 from smpr.model import SMPR, BackboneName, ModelConfig
 from smpr.representation import pseudo_boxes

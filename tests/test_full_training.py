@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from smpr.data import load_set
 from smpr.full_training import COCO_PARTS, check_coco, coco_config, coco_set, download_coco, fetch
 from smpr.settings import SmprError
-from smpr.training import Config, read_log, train
+from smpr.training import read_log, train
+from smpr.update import Config
 
 PEOPLE = Path(__file__).parent.parent / "data" / "people"
 
@@ -67,7 +68,8 @@ import torch; torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from test_full_training import miniature
 from smpr.full_training import coco_set
-from smpr.training import processes, train
+from smpr.training import train
+from smpr.update import processes
 coco, folder = Path(sys.argv[1]), Path(sys.argv[2])
 with processes("cpu"):
     for parts in (1, 2):
@@ -112,7 +114,7 @@ def test_two_processes_equal_one(two, one, parts):
 
 def test_training_moved_the_weights(one, coco):
     "Otherwise equality would say little."
-    from smpr.training import make_state
+    from smpr.update import make_state
     start, end = make_state(miniature()).net.state_dict(), load_file(one / "last" / "model.safetensors")
     assert (start["head.initial.conv.weight"] - end["head.initial.conv.weight"]).abs().max() > 1e-4
 
@@ -153,9 +155,9 @@ def test_two_machines_meet_and_equal_one(coco, tmp_path):
 
 def test_machines_must_see_the_same_run(tmp_path, monkeypatch):
     "A process that found no checkpoint while another did says so instead of waiting for ever."
-    from smpr import training
+    from smpr import training, update
     config = miniature()
-    state = training.make_state(config)
+    state = update.make_state(config)
     monkeypatch.setattr(training, "over_ranks", lambda t: (t + 250) / 2)              # the other one is at step 250
     poses = load_set(PEOPLE / "val" / "images", PEOPLE / "val" / "person_keypoints.json")
     with pytest.raises(SmprError, match="step 0 .* all of them see"): training.open_run(tmp_path / "run", config, poses, state)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CHAPTERS = sorted(ROOT.glob("nbs/[0-9][0-9]_*.ipynb"))
+CHAPTERS = sorted(ROOT.glob("nbs/[0-9][0-9]*_*.ipynb"))
 NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts))
 name = lambda p: str(p.relative_to(ROOT / "nbs").with_suffix(""))
 

@@ -12,8 +12,8 @@ from smpr.data import load_set
 from smpr.evaluation import METRICS, evaluate
 from smpr.settings import SmprError
 from smpr.skeleton import COCO17, Skeleton
-from smpr.training import (Config, Keeper, backward_batch, check_same_config, find_checkpoint, load_checkpoint, load_run, make_state, measure,
-                           read_log, small_config, step_batches, train, train_step)
+from smpr.training import Keeper, check_same_config, find_checkpoint, load_checkpoint, load_run, measure, read_log, step_batches, train
+from smpr.update import Config, backward_batch, make_state, small_config, train_step
 
 PEOPLE = Path(__file__).parent.parent / "data" / "people"
 QUIET = dict(workers=0, device="cpu", progress=False)

@@ -20,7 +20,8 @@ from smpr.ablations import mark_made
 from smpr.data import load_set
 from smpr.reproduction import Job, run_jobs
 from smpr.settings import SmprError, load_settings
-from smpr.training import BadNumbers, read_log, replay_step, train
+from smpr.training import read_log, train
+from smpr.update import BadNumbers, replay_step
 from trust import agreement, hostile, inputs
 from trust.kills import Kill, kill_and_resume, mini, people
 from trust.load import predict_many

@@ -139,7 +139,7 @@ def chapters() -> dict[str, list]:
 
 def nav_entry(page: str):
     "Chapters keep their number in the list."
-    number = re.match(r"(\d\d)_", page)
+    number = re.match(r"(\d\d[a-z]?)_", page)
     return {f"{number[1]} {re.search('^# (.+)', (PAGES / page).read_text(), re.M)[1]}": page} if number else page
 
 

@@ -91,7 +91,7 @@ GUARDS = {
     "measurement repeated": Guard("a measurement that was cut is made again", put("training.Keeper.__init__", Wrap(_nothing_was_left_to_do)), "test_killed_and_resumed"),
     "stop signals": Guard("SIGTERM and Ctrl-C wait for the checkpoint", put("training.StopSignals.note", _kill_at_once), "test_stopped_by_a_signal"),
     "lost worker": Guard("a lost worker is one line", put("training.one_line_errors", _bare), "test_lost_worker"),
-    "bad step": Guard("a step that is not finite is kept with its picture ids", put("training.keep_bad_step", lambda *a: a[-1]), "test_bad_step_names_pictures_and_replays"),
+    "bad step": Guard("a step that is not finite is kept with its picture ids", put("update.keep_bad_step", lambda *a: a[-1]), "test_bad_step_names_pictures_and_replays"),
     "skipped people": Guard("who is not trained on is listed", put("training.skipped_people", lambda poses: {}), "test_who_is_skipped_is_listed"),
     "picture head": Guard("the head of a picture is looked at before it is decoded", put("data._open_checked", _open), "test_bad_inputs"),
     "person fields": Guard("fields of a person are checked", put("data._person_error", lambda a: ""), "test_bad_inputs"),

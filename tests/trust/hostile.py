@@ -16,7 +16,7 @@ from smpr.full_training import unpack
 from smpr.inference import load, predict, shipped_weights
 from smpr.settings import SmprError
 from smpr.skeleton import COCO17
-from smpr.training import replay_step
+from smpr.update import replay_step
 from trust.inputs import good, patience
 
 

@@ -16,9 +16,11 @@ import torch.utils.tensorboard                        # here, before processes a
 from safetensors.torch import load_file
 
 import smpr.training as training
+import smpr.update as update
 from smpr.data import load_set
 from smpr.settings import load_settings
-from smpr.training import Config, find_checkpoint, read_log, small_config, train
+from smpr.training import find_checkpoint, read_log, train
+from smpr.update import Config, small_config
 from trust.guards import remove_guard
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -63,7 +65,7 @@ def arm(kill: Kill | None) -> None:
                 if seen[0] == kill.count: threading.Thread(target=fire).start()
             return real(*a, **k)
         return call
-    training.train_step = counted("step", training.train_step)
+    update.train_step = counted("step", update.train_step)
     smpr.evaluation.find_poses = counted("evaluation", smpr.evaluation.find_poses)
     for module, name in ((training, "sync_path"), (smpr.checkpoints, "sync_path"), (smpr.settings, "sync_path"), (smpr.checkpoints, "save_file"), (training, "write_tensors")):
         setattr(module, name, counted("save", getattr(module, name)))
@@ -75,12 +77,12 @@ def life(run: Path, kill: Kill | None, workers: int, steps: int) -> None:
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)             # for the processes that load pictures, as in any other process
     arm(kill)
-    real = training.train_step
+    real = update.train_step
     def noted(model, state, batch, config):
         digest = hashlib.sha256(batch.images.numpy().tobytes()).hexdigest()[:16]
         with run.with_suffix(".batches").open("a") as f: f.write(f"{state.step} {digest}\n")
         return real(model, state, batch, config)
-    training.train_step, training.show_poses = noted, lambda *a: None          # pictures for TensorBoard take longer than all the rest
+    update.train_step, training.show_poses = noted, lambda *a: None          # pictures for TensorBoard take longer than all the rest
     train(mini(steps), people("train", 10), run, people("val", 4), workers=workers, device="cpu", progress=False, eval_every=8, save_every=5, log_every=3)
 
 
