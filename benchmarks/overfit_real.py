@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from smpr.ablations import environment, freeze_features, test_head, test_sample, train_head
+from smpr.ablations import environment, freeze_features, test_sample, train_head
 from smpr.checkpoints import config_to_dict, load_lite0_imagenet
 from smpr.data import PoseSet, load_set, set_hash, trainable
-from smpr.evaluation import evaluate
+from smpr.evaluation import detect_set, evaluate
 from smpr.model import SMPR, NeckName
 from smpr.representation import Variant
 from smpr.settings import atomic_write, load_settings
@@ -59,7 +59,7 @@ def main() -> None:
         frozen = freeze_features(net, sample, count, config.data.pseudo_box, Path(folder) / "maps.bin")
         state, log = train_head(net, frozen, config, "overfitting")
         net.load_state_dict(state)
-        results = test_head(net, frozen, poses, config.test)
+        results = detect_set(net, poses, config.test)
     metrics = evaluate(poses.annotations, results, poses.skeleton, [r.id for r in poses.records])
     record = {"experiment": "overfit_real", "metrics": metrics, "pictures": len(poses), "image_ids": [r.id for r in poses.records],
               "persons": int(sum((r.keypoints[..., 2] > 0).any(1).sum() for r in poses.records)),

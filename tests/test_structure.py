@@ -1,5 +1,6 @@
 """The house rules of the notebooks, one case a notebook."""
 import ast
+import importlib
 import json
 import os
 import re
@@ -127,3 +128,23 @@ def test_wheel_works_elsewhere(tmp_path):
         run = subprocess.run([sys.executable, *command], cwd=away, env=env, capture_output=True, text=True)
         assert run.returncode == 0 and (str(site) in run.stdout or "rendered" in run.stdout), run.stderr[-800:]
     assert list(away.iterdir()) == []
+
+
+def test_scripts_import_what_there_is():
+    "Scripts that no test runs, too: every name that they take from the package exists."
+    files = [p for part in ("benchmarks", "data", "tests", ".ci") for p in (ROOT / part).rglob("*.py") if "venv" not in p.parts]
+    missing = [f"{p.relative_to(ROOT)}: {node.module}.{a.name}" for p in files for node in ast.walk(ast.parse(p.read_text()))
+               if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "smpr" for a in node.names if not hasattr(importlib.import_module(node.module), a.name)]
+    assert len(files) > 30 and not missing
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name)
+def test_chapters_can_be_read(path):
+    "60 to 120 cells; half of the code cells have at most six lines."
+    found = cells(path)
+    lines = sorted(sum(bool(l.strip()) and not l.startswith("#|") for l in c["text"].splitlines()) for c in found if c["cell_type"] == "code")
+    assert 60 <= len(found) <= 120 and 3 <= lines[len(lines) // 2] <= 6, (len(found), lines)
+
+
+def test_notebooks_stay_small():
+    assert sum(p.stat().st_size for p in NOTEBOOKS) < 15e6
