@@ -70,7 +70,10 @@ def write_tensors(state: dict[str, Tensor], path: str | Path, notes: dict[str, s
     half_done = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        half_done.touch()
+        mode = half_done.stat().st_mode              # as other files that this user writes; the library's own are for nobody else to read
         save_file(state, half_done, metadata=notes)
+        half_done.chmod(mode)
         sync_path(half_done)
         half_done.replace(path)
     except (OSError, SafetensorError) as e:

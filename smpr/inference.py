@@ -169,15 +169,17 @@ def pose_overlap(best: Tensor,          # (K, 2) px
 
 # %% ../nbs/09_inference.ipynb #82a81b83
 def vote(poses: Poses,
-         found: Candidates,       # all of them, the kept ones too
-         alike: float,            # OKS from which a candidate has a vote
+         found: Candidates,       # the kept ones too
+         config: DecodeConfig,    # its `vote`, and who is likely
          sigmas: Tensor           # (K,)
          ) -> Poses:              # scores and order unchanged
-    "Every pose becomes the average of the candidates that are alike, weighted by score times OKS (box voting, for poses)."
+    "Every pose becomes the average of the likely candidates that are alike, weighted by score times OKS (box voting, for poses)."
     if not len(poses.scores): return poses
-    near = torch.stack([pose_overlap(k, found.keypoints, sigmas) for k in poses.keypoints])      # (D, M)
-    weight = near * (near >= alike) * found.confidence
-    return Poses(torch.einsum("dm,mkc->dkc", weight, found.keypoints) / weight.sum(1)[:, None, None], poses.scores)
+    likely = found.person > config.score_threshold
+    k, c = found.keypoints[likely], found.confidence[likely]
+    near = torch.stack([pose_overlap(best, k, sigmas) for best in poses.keypoints])      # (D, M)
+    weight = near * (near >= config.vote) * c
+    return Poses(torch.einsum("dm,mkc->dkc", weight, k) / weight.sum(1)[:, None, None], poses.scores)
 
 # %% ../nbs/09_inference.ipynb #d0100543
 def unmirror(keypoints: Tensor,        # (M, K, 2) px, found in a mirrored picture
@@ -230,7 +232,7 @@ def find_poses(model: SMPR, image: np.ndarray, config: TestConfig = TestConfig()
     join = lambda name: torch.cat([getattr(c, name) for c in passes])
     found = Candidates(join("keypoints"), join("person"), join("confidence"))
     poses = select(found, config.decode)
-    return poses if config.decode.vote is None else vote(poses, found, config.decode.vote, torch.tensor(model.skeleton.sigmas))
+    return poses if config.decode.vote is None else vote(poses, found, config.decode, torch.tensor(model.skeleton.sigmas))
 
 # %% ../nbs/09_inference.ipynb #89a7d7cb
 @dataclass
