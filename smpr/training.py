@@ -12,6 +12,7 @@ __all__ = ['pack_optimizer', 'unpack_optimizer', 'seal', 'check_seal', 'save_che
 # Shapes: N images, P locations, K keypoints. A step is one update of the weights; a draw is one training sample.
 import hashlib
 import json
+import os
 import shutil
 import signal
 import sys
@@ -107,7 +108,7 @@ def save_checkpoint(folder: Path, state: TrainState, config: Config, more: dict 
 def find_checkpoint(*folders: Path) -> Path | None:
     "The first intact checkpoint at `folders`, each before the older one beside it; damaged ones are named on stderr and skipped. None when there is none."
     for folder in (f for new in folders for f in (new, new.with_name(new.name + ".old"))):
-        if not folder.is_dir(): continue
+        if not os.path.isdir(folder): continue            # where nothing may be read, nothing is found
         try: check_seal(folder)
         except SmprError as e: print(f"smpr: skipped a checkpoint: {e}", file=sys.stderr)
         else: return folder

@@ -140,7 +140,7 @@ def test_temporary_folder_is_emptied(tmp_path):
             "train(mini(100000), people('train', 10), Path(sys.argv[2]), workers=2, device='cpu', progress=False, log_every=1)")
     env = os.environ | {"TMPDIR": str(place), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
     with log.open("w") as f: process = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(run)], env=env, stdout=f, stderr=f)
-    wait_for((run / "log.jsonl").exists)
+    wait_for(lambda: (run / "log.jsonl").exists() or process.poll() is not None)
     for folder in place.glob("pymp-*"): shutil.rmtree(folder)
     assert ended(process, 60) == 1, log.read_text()
     assert "a process that loads pictures was lost" in log.read_text()
