@@ -74,7 +74,7 @@ def failures(record: dict) -> str:
 
 def first_start(rung: dict) -> str:
     "Where a training began, in words; `real` means the weights that this name had before."
-    return f"the weights `{rung['start']}`" + (f" as they were before, from the rung that `{rung['against']}` tests" if rung["start"] == "real" else "")
+    return f"the weights `{rung['start']}`" + (f" as they were before (the ladder's `{rung['against']}`)" if rung["start"] == "real" else "")
 
 
 def write_card(path: Path, rung: dict, record: dict, real: PoseSet) -> None:
