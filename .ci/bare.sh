@@ -9,12 +9,12 @@ trap 'rm -rf "$place"' EXIT
 git clone -q "$root" "$place/smpr"
 mkdir "$place/home" "$place/tmp"
 as=()
-if [ "$(id -u)" = 0 ]; then                                   # root may write everywhere: make all but this place read-only, for this script alone
-  as=(unshare --mount bash -c 'mount --make-rprivate / && mount --bind "$0" "$0" && mount -o remount,bind,ro / && exec "$@"' "$place")
+if [ "$(id -u)" = 0 ]; then                                   # root may write everywhere: make all but this place read-only, for this script alone (and go there again: the old way in is read-only, too)
+  as=(unshare --mount bash -c 'mount --make-rprivate / && mount --bind "$0" "$0" && mount -o remount,bind,ro / && cd "$0/smpr" && exec "$@"' "$place")
 fi
-if [ -n "${VENV:-}" ]; then ln -s "$VENV" "$place/smpr/.venv"; fi
+if [ -n "${VENV:-}" ]; then ln -s "$VENV" "$place/smpr/.venv"; touch -d @0 "$place/smpr/pyproject.toml"; fi      # older than the environment: make installs nothing
 cd "$place/smpr"
-run=("${as[@]}" env -i HOME="$place/home" TMPDIR="$place/tmp" PATH="/usr/local/bin:/usr/bin:/bin" LANG=C.UTF-8 OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" PYTHONDONTWRITEBYTECODE=1 MPLCONFIGDIR="$place/tmp")
+run=("${as[@]}" env -i HOME="$place/home" TMPDIR="$place/tmp" PATH="/usr/local/bin:/usr/bin:/bin" LANG=C.UTF-8 OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" PYTHONDONTWRITEBYTECODE=1 MPLCONFIGDIR="$place/tmp" PYTHONPATH="$place/smpr")
 if [ $# = 0 ]; then "${run[@]}" make test
-else "${run[@]}" env PYTHONPATH="$place/smpr" HYPOTHESIS_STORAGE_DIRECTORY="$place/tmp/hypothesis" .venv/bin/python -m pytest -p no:cacheprovider "$@"
+else "${run[@]}" env HYPOTHESIS_STORAGE_DIRECTORY="$place/tmp/hypothesis" .venv/bin/python -m pytest -p no:cacheprovider "$@"
 fi

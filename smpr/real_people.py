@@ -148,18 +148,17 @@ def ladder_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 # %% ../nbs/beyond/real_people.ipynb #f4a0abeb
-def draw_ladder(rows: list[dict], height: float = 0.34) -> Figure:
-    "The ladder as a chart: AP of every rung, with a line from the rung it stands against."
-    figure = Figure(figsize=(8, 1 + height * max(len(rows), 1)), layout="constrained")
-    ax, place = figure.subplots(), {r["name"]: i for i, r in enumerate(rows)}
+def draw_ladder(rows: list[dict], height: float = 0.3) -> Figure:
+    "The ladder as a chart: AP of every rung, with a line where the rung is that it stands against."
+    figure = Figure(figsize=(8, .9 + height * max(len(rows), 1)), layout="constrained")
+    ax, by_name = figure.subplots(), {r["name"]: 100 * r["metrics"]["AP"] for r in rows}
     for i, r in enumerate(rows):
-        ap, base = 100 * r["metrics"]["AP"], place.get(r.get("against"))
-        worse = base is not None and ap < 100 * rows[base]["metrics"]["AP"]
-        ax.barh(i, ap, color="#d55e00" if worse else "#0072b2", height=.7)
-        if base is not None: ax.plot([100 * rows[base]["metrics"]["AP"]] * 2, [i - .42, i + .42], color="black", lw=1.5)
-        ax.text(ap + .2, i, f"{ap:.1f}", va="center", fontsize=10)
-    ax.set_yticks(range(len(rows)), [f"{r['name']}: {r['change']}" for r in rows], fontsize=9)
-    ax.invert_yaxis()
-    ax.set_xlabel("AP on the dev split of real pictures, percent; black: the rung it stands against; orange: worse than that", fontsize=9)
+        ap, base = by_name[r["name"]], by_name.get(r.get("against"))
+        ax.barh(i, ap, color="#0072b2" if base is None or ap >= base else "#d55e00", height=.7)
+        if base is not None: ax.plot([base] * 2, [i - .42, i + .42], color="black", lw=1.5)
+        ax.text(max(ap, base or 0) + .2, i, f"{ap:.1f}", va="center", fontsize=9)
+    ax.set_yticks(range(len(rows)), [f"{r['name']}: {r['change'].removeprefix(r['name'] + ': ')}" for r in rows], fontsize=8)
+    ax.set_ylim(len(rows) - .4, -.6)
+    ax.set_xlabel("AP on the dev split, percent\nblack: the rung it stands against; orange: worse than that", fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)
     return figure
