@@ -324,9 +324,10 @@ def preset_config(name: str, run: Path):
     from smpr.update import Config, small_config
     if name == "small": return small_config()
     if not name.startswith("real"): return Config.preset(name)
-    saved = find_checkpoint(run / "last")
-    steps = json.loads((saved / "state.json").read_text())["config"]["train"]["steps"] if saved else 6000
-    return real_config(steps, name == "real-gpu")
+    config, saved = real_config(6000, name == "real-gpu"), find_checkpoint(run / "last")
+    if not saved: return config
+    before = json.loads((saved / "state.json").read_text())["config"]["train"]
+    return replace(config, train=replace(config.train, steps=before["steps"], warmup=before["warmup"]))
 
 def training_set(a: argparse.Namespace):
     "The set that --images and --annotations name; without them the rendered people, or COCO with the presets for photographs. --rendered mixes. Raises SmprError."

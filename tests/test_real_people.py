@@ -20,7 +20,7 @@ def state(run: Path) -> dict:
 
 
 def test_training_stops_and_goes_on(tmp_path):
-    asked = [*FLAGS, *SMALL, "--run", str(tmp_path), "--train.steps", "3", "--train.warmup", "1", "--rendered", "0.1"]
+    asked = [*FLAGS, *SMALL, "--run", str(tmp_path), "--train.steps", "3", "--rendered", "0.1"]
     assert main([*asked, "--steps", "2"]) == 0 and state(tmp_path)["step"] == 2
     assert main(asked) == 0 and state(tmp_path)["step"] == 3 and state(tmp_path)["pictures"] == 550
 
