@@ -9,7 +9,9 @@ __all__ = ['flip', 'Outside', 'clip_people', 'crop', 'warp', 'recolor', 'occlude
 
 # %% ../nbs/08b_batches.ipynb #6444f62e
 # Shapes: N pictures, G persons, K keypoints, H and W height and width of a picture in px.
+import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -323,6 +325,8 @@ def one_thread(worker: int) -> None:
 
 # %% ../nbs/08b_batches.ipynb #1f3e1ee0
 def train_loader(stream: TrainStream, sampler: DrawSampler, workers: int = 2) -> DataLoader:
-    "Batches of the stream in the order of the sampler, prepared by `workers` processes (0: in this one)."
+    "Batches of the stream in the order of the sampler, prepared by `workers` processes (0: in this one). Raises SmprError."
+    if workers and len(os.fsencode(place := tempfile.gettempdir())) > 75:          # batches come through a socket in it; with a longer name none ever would
+        raise SmprError(f"{place}: the temporary folder's path is too long for processes that load pictures (at most 75 bytes); set TMPDIR to a shorter one, or workers = 0 in settings.ini")
     return DataLoader(stream, batch_sampler=sampler, collate_fn=Collate(stream.config.pseudo_box), num_workers=workers,
                       worker_init_fn=one_thread, persistent_workers=False, prefetch_factor=4 if workers else None)

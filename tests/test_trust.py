@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -134,8 +135,7 @@ def test_lost_worker(few_people, tmp_path):
 
 def test_temporary_folder_is_emptied(tmp_path):
     "Somebody tidies up the temporary folder through which pictures are handed over: an error that says so, and an end, though the loading processes are well."
-    place, run, log = tmp_path / "tmp", tmp_path / "run", tmp_path / "log"
-    place.mkdir()
+    place, run, log = Path(tempfile.mkdtemp()), tmp_path / "run", tmp_path / "log"
     code = ("import sys; sys.path.insert(0, sys.argv[1])\nfrom pathlib import Path\nfrom trust.kills import mini, people\nfrom smpr.training import train\n"
             "train(mini(100000), people('train', 10), Path(sys.argv[2]), workers=2, device='cpu', progress=False, log_every=1)")
     env = os.environ | {"TMPDIR": str(place), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -144,6 +144,13 @@ def test_temporary_folder_is_emptied(tmp_path):
     for folder in place.glob("pymp-*"): shutil.rmtree(folder)
     assert ended(process, 60) == 1, log.read_text()
     assert "a process that loads pictures was lost" in log.read_text()
+
+
+def test_temporary_folder_with_a_long_path(tmp_path, monkeypatch):
+    "No batch would ever come through it, and nobody would say why."
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 20)))
+    with pytest.raises(SmprError, match="long: the temporary folder's path is too long"): train(mini(4), people("train", 10), tmp_path / "run", workers=1, device="cpu", progress=False)
+    assert train(mini(1), people("train", 10), tmp_path / "run", **QUIET)["step"] == 1
 
 
 def test_full_disk_while_training(few_people, tmp_path):
