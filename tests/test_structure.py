@@ -144,7 +144,3 @@ def test_chapters_can_be_read(path):
     found = cells(path)
     lines = sorted(sum(bool(l.strip()) and not l.startswith("#|") for l in c["text"].splitlines()) for c in found if c["cell_type"] == "code")
     assert 60 <= len(found) <= 120 and 3 <= lines[len(lines) // 2] <= 6, (len(found), lines)
-
-
-def test_notebooks_stay_small():
-    assert sum(p.stat().st_size for p in NOTEBOOKS) < 15e6

@@ -135,14 +135,15 @@ def test_lost_worker(few_people, tmp_path):
 
 def test_temporary_folder_is_emptied(tmp_path):
     "Somebody tidies up the temporary folder through which pictures are handed over: an error that says so, and an end, though the loading processes are well."
-    place, run, log = Path(tempfile.mkdtemp()), tmp_path / "run", tmp_path / "log"
+    run, log = tmp_path / "run", tmp_path / "log"
     code = ("import sys; sys.path.insert(0, sys.argv[1])\nfrom pathlib import Path\nfrom trust.kills import mini, people\nfrom smpr.training import train\n"
             "train(mini(100000), people('train', 10), Path(sys.argv[2]), workers=2, device='cpu', progress=False, log_every=1)")
-    env = os.environ | {"TMPDIR": str(place), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    with log.open("w") as f: process = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(run)], env=env, stdout=f, stderr=f)
-    wait_for(lambda: (run / "log.jsonl").exists() or process.poll() is not None)
-    for folder in place.glob("pymp-*"): shutil.rmtree(folder)
-    assert ended(process, 60) == 1, log.read_text()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place, log.open("w") as f:         # not below tmp_path: that would be too long a path
+        env = os.environ | {"TMPDIR": place, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+        process = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(run)], env=env, stdout=f, stderr=f)
+        wait_for(lambda: (run / "log.jsonl").exists() or process.poll() is not None)
+        for folder in Path(place).glob("pymp-*"): shutil.rmtree(folder)
+        assert ended(process, 60) == 1, log.read_text()
     assert "a process that loads pictures was lost" in log.read_text()
 
 
@@ -233,6 +234,7 @@ def test_poses_agree():
     assert found["batch_and_singles"]["largest_output"] <= 1e-4
     for name in agreement.BOUNDS:
         if isinstance(found[name], dict): assert found[name]["poses"] >= 3 and agreement.within(name, found[name]), (name, found[name])
+    assert found["padding_64_px_more"]["largest_px"] <= 8 and found["bfloat16"]["largest_px"] <= 3      # for these three pictures; more of them are in the record
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
