@@ -73,8 +73,7 @@ def found_poses(look: Look, sigmas: Tensor, config: DecodeConfig = DecodeConfig(
                              config.nms_iou, config.nms_min_score, config.keep)
     at = places[order]
     first = decode_pose(look.pred.initial[look.n, at].float(), look.pred.locations[at], look.pred.strides[at]) / look.factor
-    kept = Poses(k[order], scores)
-    if config.vote is not None: kept = vote(kept, found, config, sigmas)
+    kept = vote(Poses(k[order], scores), found, config, sigmas)
     columns = (kept.keypoints.tolist(), scores.tolist(), p[order].tolist(), (c[order] / p[order].clamp(min=1e-9)).tolist(), true_oks(kept.keypoints, look.record, sigmas).tolist(),
                true_oks(first, look.record, sigmas).tolist())
     return [_entry(look.record.id, *values) for values in zip(*columns, strict=True)], at

@@ -174,7 +174,7 @@ def vote(poses: Poses,
          sigmas: Tensor           # (K,)
          ) -> Poses:              # scores and order unchanged
     "Every pose becomes the average of the likely candidates that are alike, weighted by score times OKS (box voting, for poses)."
-    if not len(poses.scores): return poses
+    if config.vote is None or not len(poses.scores): return poses
     likely = found.person > config.score_threshold
     k, c = found.keypoints[likely], found.confidence[likely]
     near = torch.stack([pose_overlap(best, k, sigmas) for best in poses.keypoints])      # (D, M)
@@ -231,8 +231,7 @@ def find_poses(model: SMPR, image: np.ndarray, config: TestConfig = TestConfig()
               for short, long in config.passes for m in ((False, True) if config.flip else (False,))]
     join = lambda name: torch.cat([getattr(c, name) for c in passes])
     found = Candidates(join("keypoints"), join("person"), join("confidence"))
-    poses = select(found, config.decode)
-    return poses if config.decode.vote is None else vote(poses, found, config.decode, torch.tensor(model.skeleton.sigmas))
+    return vote(select(found, config.decode), found, config.decode, torch.tensor(model.skeleton.sigmas))
 
 # %% ../nbs/09_inference.ipynb #89a7d7cb
 @dataclass
