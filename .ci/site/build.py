@@ -75,7 +75,8 @@ def notebook_page(inside: str) -> str:
         cell.outputs = [o for o in cell.outputs if not o.get("data", {}).get("text/plain", "").startswith(("VBox(", "HBox("))]
     book.metadata["language_info"] = {"name": "python"}                                          # nbdev-clean drops it; it colours the code
     name = Path(page).stem
-    config = Config({"ExtractOutputPreprocessor": {"output_filename_template": f"{name}_files/{{cell_index}}_{{index}}{{extension}}"}})
+    config = Config({"ExtractOutputPreprocessor": {"output_filename_template": f"{name}_files/{{cell_index}}_{{index}}{{extension}}"},
+                     "CoalesceStreamsPreprocessor": {"enabled": True}})                        # a print in a loop is one block, not one a line
     text, resources = MarkdownExporter(config=config).from_notebook_node(book)
     for file, data in resources["outputs"].items():
         path = PAGES / Path(page).parent / file
