@@ -24,7 +24,7 @@ from smpr.model import SMPR
 from smpr.real_people import group_metrics
 from smpr.settings import atomic_write, load_settings
 
-SHORT_SIDES = (192, 256, 320, 384, 448)      # px; the longer side may be 1.6 times as long
+SHORT_SIDES = (256, 320, 384, 448, 512, 576)      # px; the longer side may be 1.6 times as long
 
 
 def at_sizes(net: SMPR, poses: PoseSet) -> dict[str, dict]:

@@ -40,7 +40,6 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--of", type=Path, help="measure this finished run instead of training one")
     parser.add_argument("--flip", action="store_true")
     parser.add_argument("--scales")
-    parser.add_argument("--vote", type=float, help="OKS from which candidates vote (DecodeConfig.vote)")
     return parser
 
 
@@ -58,7 +57,6 @@ def main() -> None:
         train(config, train_set, run, start=start_weights(a.weights, config, True), minutes=a.minutes, workers=1, preload=True, device="cpu")
     if int(os.environ.get("RANK", 0)): return
     began, net, test = time.time(), load_run(run), test_config(config.test, a)
-    if a.vote: test = replace(test, decode=replace(test.decode, vote=a.vote))
     metrics = evaluate(dev.annotations, detect_set(net, dev, test), dev.skeleton, [r.id for r in dev.records])
     state = json.loads((find_checkpoint(run / "last") / "state.json").read_text())
     record = {"experiment": "real", "rung": a.rung, "name": a.name, "change": a.change, "against": a.against, "metrics": metrics,

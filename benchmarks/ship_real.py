@@ -1,12 +1,11 @@
 """Pack a rung of the ladder as the shipped weights `real`, measure them, write their card.
 
-    python benchmarks/ship_real.py NAME [--test.short 384 --test.long 614 --vote 0.85] [--coco ../shared/coco]
+    python benchmarks/ship_real.py NAME [--test.short 448 --test.long 717 --test.decode.snap 1] [--coco ../shared/coco]
 
 NAME is a rung that benchmarks/real_people.py trained; its record says how, its run has the weights. The test settings are chosen on the dev split
 before. Writes smpr/assets/real.safetensors (16-bit, the card inside), measures everything by benchmarks/real_model.py on the 300 validation
 pictures, and writes smpr/assets/real.md from both records; with --card only that."""
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from real_model import measure
@@ -34,7 +33,7 @@ A small SMPR ({network}; {parameters:.2f} M parameters, {size:.1f} MB in 16 bits
 | time | {minutes:.0f} minutes on {cores} CPU cores, after the training of the start |
 | measured | {val_pictures} pictures of COCO val2017 (set {val_hash}), official annotations, pycocotools; none of them was seen in training or used for choosing |
 
-Test settings: shorter side {short} px, longer at most {long} px, one look{vote}. Percent:
+Test settings: shorter side {short} px, longer at most {long} px, one look{vote}{snap}. Percent:
 
 | input | {names} | ms |
 |---|{rule}|---|
@@ -86,6 +85,7 @@ def write_card(path: Path, rung: dict, record: dict, real: PoseSet) -> None:
         train_pictures=len(real), train_hash=rung["data"]["train"], start=first_start(rung), steps=rung["steps"], batch=train["batch"], seed=train["seed"],
         frame=data["frame"], zoom=" to ".join(map(str, data["zoom"])), more=", hidden rectangles" * bool(data["occlude"]) + ", mosaic" * bool(data["mosaic"]), minutes=rung["minutes"], cores=rung["processes"] * rung["hardware"]["threads"],
         val_pictures=record["data"]["val_pictures"], val_hash=record["data"]["val"], short=test["short"], long=test["long"],
+        snap=f", keypoints snapped to the heatmap (width {test['decode']['snap']:g}, power {test['decode']['snap_power']:g})" if test["decode"].get("snap") else "",
         vote=f", candidates vote from an OKS of {test['decode']['vote']}" if test["decode"].get("vote") else "", names=" | ".join(METRICS), rule="|".join(["---"] * len(METRICS)),
         rows="\n".join(row(k, m, f"{m['ms_per_picture']:.0f}" if "ms_per_picture" in m else "") for k, m in record["sizes"].items()),
         hardware=f"{hardware['threads']} thread(s) of {hardware['cpu']}", from_val=sum(splits[r.id] == "val2017" for r in real.records),
@@ -98,7 +98,6 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("name", help="the rung")
     arguments.add_argument("--coco", type=Path, default=Path("../shared/coco"))
-    arguments.add_argument("--vote", type=float, help="OKS from which candidates vote (DecodeConfig.vote)")
     arguments.add_argument("--card", action="store_true", help="only write the card anew, from the records")
     a, changes = arguments.parse_known_args()
     settings, weights = load_settings(), Path(smpr.__file__).parent / "assets" / "real.safetensors"
@@ -106,7 +105,6 @@ def main() -> None:
     if rung is None: raise SmprError(f"{a.name}: no such rung below {settings.figures}; train it with benchmarks/real_people.py")
     if not a.card:
         net, config = load_run(settings.runs / "real" / a.name), change_many(Config.from_dict(rung["config"], a.name), changes)
-        config = replace(config, test=replace(config.test, decode=replace(config.test.decode, vote=a.vote)))
         card = {k: rung[k] for k in ("steps", "minutes", "seed", "start", "data", "commit")}
         notes = {"test": config_to_dict(config.test), "card": card}
         save_weights(net, weights, notes, half=True)

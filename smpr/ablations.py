@@ -310,7 +310,7 @@ def kept_looks(net: SMPR, frozen: FrozenFeatures, poses: PoseSet, config: TestCo
     net.eval()
     for start in range(0, len(frozen), 16):
         picks = list(range(start, min(start + 16, len(frozen))))
-        with torch.autocast(net.mean.device.type, dtype=torch.bfloat16): pred = net.head(net.neck([m.to(net.mean.device) for m in frozen.maps(picks)]))
+        with torch.autocast(net.mean.device.type, dtype=torch.bfloat16): pred = net.head(net.neck([m.to(net.mean.device) for m in frozen.maps(picks)]), config.decode.snap is not None)
         for n, i in enumerate(picks):
             r = poses.records[i]
             factor = resize_factor(r.width, r.height, config.short, config.long)
@@ -325,7 +325,7 @@ def picture_looks(net: SMPR, poses: PoseSet, config: TestConfig) -> Iterator[Loo
     for i in tqdm(range(count), desc="testing", mininterval=5):
         batch, r = collate([sample(i)]), poses.records[i]
         with torch.autocast(net.mean.device.type, dtype=torch.bfloat16, enabled=config.bf16):
-            pred = net(net.normalize(batch.images.to(net.mean.device), batch.sizes).contiguous(memory_format=torch.channels_last))
+            pred = net(net.normalize(batch.images.to(net.mean.device), batch.sizes).contiguous(memory_format=torch.channels_last), heatmap=config.decode.snap is not None)
         yield Look(r, pred, 0, tuple(batch.sizes[0].tolist()), resize_factor(r.width, r.height, config.short, config.long))
 
 # %% ../nbs/appendix/ablations.ipynb #22c51cf9

@@ -65,7 +65,7 @@ def true_oks(poses: Tensor, record: PictureRecord, sigmas: Tensor) -> Tensor:
 def found_poses(look: Look, sigmas: Tensor, config: DecodeConfig = DecodeConfig(),
                 by: Confidence = Confidence.SCORE) -> tuple[list[dict], Tensor]:
     "COCO results of one picture with extra fields person, pose_score, oks and initial_oks; and their locations, (D,)."
-    found, places = candidates(look.pred, look.n, look.size, look.factor, config), candidate_places(look.pred, look.n, config)
+    found, places = candidates(look.pred, look.n, look.size, look.factor, config, sigmas), candidate_places(look.pred, look.n, config)
     likely = found.person > config.score_threshold
     k, p, c, places = found.keypoints[likely], found.person[likely], found.confidence[likely], places[likely]
     quality = true_oks(k, look.record, sigmas)

@@ -32,6 +32,7 @@ from .representation import decode_pose, oks
 from .scoring import confidence
 from .settings import SmprError, atomic_write, resolve_device, take_choices
 from .skeleton import COCO17, COLORS, Skeleton, side_colors
+from .snapping import snap
 from .winograd import quick_convs
 
 # %% ../nbs/09_inference.ipynb #cecc3eea
@@ -44,9 +45,14 @@ class DecodeConfig:
     nms_min_score: float = 0.001       # decayed scores below are dropped
     keep: int = 20                     # poses a picture
     vote: float | None = None          # OKS from which candidates join a pose that was kept, by average (ours; None: nobody votes)
+    snap: float | None = None          # tolerances 2 sigma s: within about this much, keypoints go where the heatmap sees them (ours; None: they stay)
+    snap_power: float = 4.0            # of the heatmap's probability: how much its best cell counts more than the others (ours)
 
     def __post_init__(self):
         if self.vote is not None and not 0 < self.vote <= 1: raise SmprError(f"DecodeConfig: vote is {self.vote}; give an OKS above 0, at most 1, or None")
+        for name in ("snap", "snap_power"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"): raise SmprError(f"DecodeConfig: {name} is {value}; give a number above 0" + " or None" * (name == "snap"))
 
 # %% ../nbs/09_inference.ipynb #b5b8fbbe
 @dataclass(frozen=True)
@@ -134,14 +140,19 @@ def candidates(pred: Predictions,
                n: int,                        # which picture of the batch
                size: tuple[int, int],         # (height, width) inside the padding, px
                factor: float = 1.0,           # resize factor to divide out
-               config: DecodeConfig = DecodeConfig()
+               config: DecodeConfig = DecodeConfig(),
+               sigmas: Tensor | None = None   # (K,), for `config.snap`
                ) -> Candidates:
-    "The best locations of every level as poses inside the picture (published code)."
+    "The best locations of every level as poses inside the picture (published code). Raises SmprError when asked to snap without a heatmap."
     p, c = confidence(pred.person[n], None if pred.score is None else pred.score[n])
     best = best_locations(c, pred.strides, config.level_top)
-    k = decode_pose(pred.pose[n, best].float(), pred.locations[best], pred.strides[best])
-    limit = torch.tensor([size[1] - 1.0, size[0] - 1.0], device=k.device)
-    return Candidates(torch.minimum(k.clamp(min=0), limit) / factor, p[best], c[best])
+    limit = torch.tensor([size[1] - 1.0, size[0] - 1.0], device=c.device)
+    inside = lambda k: torch.minimum(k.clamp(min=0), limit)
+    k, p, c = inside(decode_pose(pred.pose[n, best].float(), pred.locations[best], pred.strides[best])), p[best], c[best]
+    if config.snap is not None:                                                                  # beyond/snapping
+        marks = None if pred.heatmap is None else pred.heatmap[n]
+        k = inside(snap(k, marks, pred.level_strides[0], sigmas, config.snap, config.snap_power, p > config.score_threshold))
+    return Candidates(k / factor, p, c)
 
 # %% ../nbs/09_inference.ipynb #92097899
 def select(found: Candidates, config: DecodeConfig = DecodeConfig()) -> Poses:
@@ -154,9 +165,9 @@ def select(found: Candidates, config: DecodeConfig = DecodeConfig()) -> Poses:
 
 # %% ../nbs/09_inference.ipynb #92b7e752
 def decode(pred: Predictions, n: int, size: tuple[int, int], factor: float = 1.0,
-           config: DecodeConfig = DecodeConfig()) -> Poses:
+           config: DecodeConfig = DecodeConfig(), sigmas: Tensor | None = None) -> Poses:
     "Dense predictions of picture `n` to its short list of poses."
-    return select(candidates(pred, n, size, factor, config), config)
+    return select(candidates(pred, n, size, factor, config, sigmas), config)
 
 # %% ../nbs/09_inference.ipynb #4a0b70cf
 def pose_overlap(best: Tensor,          # (K, 2) px
@@ -217,8 +228,8 @@ def look(model: SMPR,
     padded, size, factor = fit_picture(image, short, long, mirrored)
     device = model.eval().mean.device
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        pred = model(model.normalize(padded.to(device), torch.tensor([size])).contiguous(memory_format=torch.channels_last))
-    found = candidates(pred, 0, size, 1.0, config)
+        pred = model(model.normalize(padded.to(device), torch.tensor([size])).contiguous(memory_format=torch.channels_last), heatmap=config.snap is not None)
+    found = candidates(pred, 0, size, 1.0, config, model.sigmas)
     k = unmirror(found.keypoints, size[1], model.skeleton) if mirrored else found.keypoints
     return Candidates(k / factor, found.person, found.confidence)
 

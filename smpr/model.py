@@ -306,12 +306,14 @@ class Head(nn.Module):
             refined = refine(initial, self.delta(pose, i))
         return self.person(person), initial, refined, None if self.score is None else self.score(pose)
 
-    def forward(self, maps: list[Tensor]) -> Predictions:        # (N, C, h, w) of each level, fine to coarse
+    def forward(self, maps: list[Tensor],          # (N, C, h, w) of each level, fine to coarse
+                heatmap: bool = False              # compute the heatmap outside training, too
+                ) -> Predictions:
         by_level = [self.level(x, i) for i, x in enumerate(maps)]
         person, initial, refined, score = (_rows(part) for part in zip(*by_level))
         locations, strides = level_locations([m.shape[-2:] for m in maps], self.config.strides, maps[0].device)
-        heatmap = self.heatmap(maps[0]).float() if self.heatmap is not None and self.training else None
-        return Predictions(person.squeeze(-1), initial, refined, None if score is None else score.squeeze(-1), heatmap,
+        marks = self.heatmap(maps[0]).float() if self.heatmap is not None and (heatmap or self.training) else None
+        return Predictions(person.squeeze(-1), initial, refined, None if score is None else score.squeeze(-1), marks,
                            locations, strides, self.config.strides)
 
 # %% ../nbs/07_model.ipynb #74ad1e78
@@ -368,8 +370,10 @@ class SMPR(nn.Module):
         if self.head.aggregation is not None: self.head.aggregation.path = pick_path(self.mean.device, (1, self.config.width, 50, 84))
         return self
 
-    def forward(self, images: Tensor) -> Predictions:   # (N, 3, H, W) normalised, sides multiples of 32
-        return self.head(self.neck(self.backbone(images)[self.used]))
+    def forward(self, images: Tensor,                  # (N, 3, H, W) normalised, sides multiples of 32
+                heatmap: bool = False                  # compute the heatmap outside training, too
+                ) -> Predictions:
+        return self.head(self.neck(self.backbone(images)[self.used]), heatmap)
 
 # %% ../nbs/07_model.ipynb #c6dd70ee
 @dataclass(frozen=True)

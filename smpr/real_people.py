@@ -20,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 
 from .data import PoseSet, read_json
 from .evaluation import coco_index, coco_truth
+from .inference import DecodeConfig
 from .losses import LossConfig
 from .settings import SmprError
 from .training import step_batches
@@ -54,10 +55,11 @@ def real_config(steps: int, gpu: bool = False) -> Config:
     "The recipe for photographs: `gpu` False is the small network on a CPU, True a wider one (below 7 M parameters) on a big GPU."
     base = small_config(steps)
     data = replace(base.data, short=288, long=384, zoom=(0.6, 2.0), frame=288, turn=12.0, color=0.15, occlude=2, mosaic=0.25)
-    config = replace(base, data=data, loss=LossConfig(oks=1.0), test=replace(base.test, short=320, long=512), train=replace(base.train, ema=0.999))
+    config = replace(base, data=data, loss=LossConfig(oks=1.0), test=replace(base.test, short=320, long=512, decode=DecodeConfig(snap=1.0)),
+                     train=replace(base.train, ema=0.999))
     if not gpu: return config
     return replace(config, model=replace(base.model, width=128, tower_depth=3, heatmap_width=128, frozen_stages=0),
-                   data=replace(data, short=448, long=597, frame=448), test=replace(base.test, short=480, long=640),
+                   data=replace(data, short=448, long=597, frame=448), test=replace(config.test, short=480, long=640),
                    train=replace(config.train, batch=64, lr=2e-3, warmup=min(500, steps // 4), ema=0.9995))
 
 # %% ../nbs/beyond/real_people.ipynb #6b9ded14
