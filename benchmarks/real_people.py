@@ -61,7 +61,7 @@ def main() -> None:
     state = json.loads((find_checkpoint(run / "last") / "state.json").read_text())
     record = {"experiment": "real", "rung": a.rung, "name": a.name, "change": a.change, "against": a.against, "metrics": metrics,
               "steps": state["step"], "of_steps": state["config"]["train"]["steps"], "pictures_seen": state["step"] * state["config"]["train"]["batch"], "seed": config.train.seed,
-              "minutes": round(trained_seconds(run, config.train.batch) / 60, 1), "processes": world, "start": a.weights, "rendered": a.rendered,
+              "minutes": round(trained_seconds(run, state["config"]["train"]["batch"]) / 60, 1), "processes": world, "start": a.weights, "rendered": a.rendered,
               "data": {"kind": "real", "train": set_hash(real), "dev": set_hash(dev), "train_pictures": len(real), "dev_pictures": len(dev)},
               "test": config_to_dict(test), "config": state["config"], **environment(), "eval_seconds": round(time.time() - began, 1)}
     path = settings.figures / "results" / "real" / f"{a.rung:02d}-{a.name.replace(' ', '-')}.json"

@@ -1,6 +1,7 @@
 """Exported files beside PyTorch. Keypoints are compared in px of the network's input (240x320, up to 319), probabilities absolutely, at every location."""
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +210,21 @@ def test_random_networks(backbone, kind, tmp_path):
     path, found = export_network(other, tmp_path / f"net{kind}")
     images = torch.randint(0, 256, (2, 3, 96, 128), dtype=torch.uint8)
     assert found.worst < LIMIT and difference(*both(other, load_exported(path), images, torch.tensor([[96, 128], [90, 100]]))).worst < LIMIT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_that_snaps_takes_its_heatmap_along(kind, pictures, tmp_path):
+    net = load("rendered", "cpu")
+    net.test = replace(net.test, decode=replace(net.test.decode, snap=1.0))
+    path, found = export_network(net, tmp_path / f"net{kind}")
+    file, still = load_exported(path), replace(net.test, decode=replace(net.test.decode, snap=None))
+    ours, theirs, unsnapped = (f(pictures[:3], config) for f, config in ((lambda *a: predict(net, *a), net.test), (file.predict, None), (file.predict, still)))
+    assert found.worst < LIMIT and file.test == net.test
+    for a, b, c in zip(ours, theirs, unsnapped, strict=True):
+        assert np.allclose(a.keypoints, b.keypoints, atol=.05) and np.allclose(a.scores, b.scores, atol=1e-3)
+        assert not len(a.scores) or len(a.scores) != len(c.scores) or not np.allclose(a.keypoints, c.keypoints, atol=.5)
+
+
+def test_a_file_without_heatmap_says_so(files, pictures):
+    snapping = replace(files[".pt2"].test, decode=replace(files[".pt2"].test.decode, snap=1.0))
+    assert "snap None" in message(lambda: files[".pt2"].predict(pictures[0], snapping))
