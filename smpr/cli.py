@@ -257,7 +257,8 @@ def predict_clip(model, path: Path, target: Path, config, threshold: float, jour
 
 # %% ../nbs/appendix/command.ipynb #2ba081eb
 def test_config(config, a: argparse.Namespace):
-    "Test settings with what --flip and --scales ask for. Raises SmprError."
+    "Test settings with what --flip, --scales and --snap ask for. Raises SmprError."
+    if getattr(a, "snap", None) is not None: config = replace(config, decode=replace(config.decode, snap=a.snap or None))
     if a.flip: config = replace(config, flip=True)
     if not a.scales: return config
     try: sides = [int(s) for s in a.scales.split(",")]
@@ -478,6 +479,7 @@ def _pass_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     p.add_argument("--flip", action="store_true", help="also look at the mirrored picture")
     p.add_argument("--scales", help="shorter sides in px for a multi-scale test, for instance 400,600,800")
+    p.add_argument("--snap", type=float, help="keypoints go where the heatmap sees them, within about so many tolerances of OKS: 1 is good, 0 is off (default: as the weights say)")
 
 # %% ../nbs/appendix/command.ipynb #57e3fa8a
 EXAMPLES = {"predict": "smpr predict holiday.jpg photos/ 'more/*.png' clip.mp4 --out drawn",
