@@ -22,17 +22,18 @@ def snap(keypoints: Tensor,              # (M, K, 2) px of the network's picture
          only: Tensor | None = None      # (M,) bool: the poses to move; None: all
          ) -> Tensor:                    # (M, K, 2) px
     "Keypoints moved to where the heatmap sees them, near where the pose has them (ours). Raises SmprError without a heatmap."
-    if heatmap is None: raise SmprError("DecodeConfig: snap asks the heatmap branch, and there is none (model.heatmap is false); give snap None")
+    if heatmap is None: raise SmprError("DecodeConfig: snap asks the heatmap branch, and there is none (model.heatmap is false, or a file exported without it); give snap None")
     k, sigmas = (keypoints if only is None else keypoints[only]), sigmas.to(keypoints)
     p = heatmap.float().sigmoid()
-    p = (p / p.amax((1, 2), keepdim=True)) ** power
+    p = (p / p.amax((1, 2), keepdim=True).clamp(min=1e-30)) ** power
     side = (k.amax(1) - k.amin(1)).prod(-1).clamp(min=1).sqrt()
     std = (width * 2 * sigmas * side[:, None] / stride).clamp(min=.5)[..., None]                      # (M, K, 1) cells
     y, x = (torch.arange(n, device=k.device, dtype=k.dtype) for n in p.shape[1:])
     bell = lambda axis, i: torch.exp(-(axis - (k[..., i, None] / stride - .5)) ** 2 / (2 * std ** 2))   # (M, K, h or w)
     by, bx = bell(y, 1), bell(x, 0)
     rows = lambda weight: torch.einsum("mky,kyx->mkx", weight, p) * bx                                # summed over rows, times the bell of columns
-    all_rows, total = rows(by), rows(by).sum(-1)
-    mean = torch.stack([(all_rows * x).sum(-1), rows(by * y).sum(-1)], -1) / total.clamp(min=1e-30)[..., None]
+    found = rows(by)
+    total = found.sum(-1)
+    mean = torch.stack([(found * x).sum(-1), rows(by * y).sum(-1)], -1) / total.clamp(min=1e-30)[..., None]
     moved = torch.where((total > 1e-30)[..., None], (mean + .5) * stride, k)                          # nothing in reach: it stays
     return moved if only is None else keypoints.masked_scatter(only[:, None, None], moved)
