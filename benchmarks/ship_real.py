@@ -51,7 +51,7 @@ Scored by the true OKS instead of its own scores, the same poses have AP {oracle
 ## Known failures
 
 - Few data: {persons:,} persons with labelled keypoints. Poses that are rare among them are likely to fail; this was not measured pose by pose.
-- Places are often roughly right and seldom exact: AP50 {ap50:.1f}, AP75 {ap75:.1f}.
+- Places are more often roughly right than exact: AP50 {ap50:.1f}, AP75 {ap75:.1f}.
 - {failures}
 - It was never tried on other animals, drawings or medical pictures, and it must not be used to decide anything about a person.
 
