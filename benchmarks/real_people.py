@@ -40,6 +40,7 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--of", type=Path, help="measure this finished run instead of training one")
     parser.add_argument("--flip", action="store_true")
     parser.add_argument("--scales")
+    parser.add_argument("--snap", type=float, help="0: keypoints stay; default: as the recipe says")
     return parser
 
 

@@ -327,6 +327,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'smpr.inference.fit_picture': ('inference.html#fit_picture', 'smpr/inference.py'),
                                 'smpr.inference.load': ('inference.html#load', 'smpr/inference.py'),
                                 'smpr.inference.look': ('inference.html#look', 'smpr/inference.py'),
+                                'smpr.inference.place_keypoints': ('inference.html#place_keypoints', 'smpr/inference.py'),
                                 'smpr.inference.pose_overlap': ('inference.html#pose_overlap', 'smpr/inference.py'),
                                 'smpr.inference.predict': ('inference.html#predict', 'smpr/inference.py'),
                                 'smpr.inference.read_test': ('inference.html#read_test', 'smpr/inference.py'),

@@ -258,7 +258,7 @@ def predict_clip(model, path: Path, target: Path, config, threshold: float, jour
 # %% ../nbs/appendix/command.ipynb #2ba081eb
 def test_config(config, a: argparse.Namespace):
     "Test settings with what --flip, --scales and --snap ask for. Raises SmprError."
-    if getattr(a, "snap", None) is not None: config = replace(config, decode=replace(config.decode, snap=a.snap or None))
+    if a.snap is not None: config = replace(config, decode=replace(config.decode, snap=a.snap or None))
     if a.flip: config = replace(config, flip=True)
     if not a.scales: return config
     try: sides = [int(s) for s in a.scales.split(",")]

@@ -29,13 +29,12 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from .checkpoints import config_from_dict, config_to_dict
-from .inference import Candidates, DecodeConfig, Result, TestConfig, best_locations, fit_picture, predict, read_test, unmirror
+from .inference import Candidates, DecodeConfig, Result, TestConfig, best_locations, fit_picture, place_keypoints, predict, read_test, unmirror
 from .model import SMPR, ModelConfig
 from .representation import decode_pose
 from .scoring import confidence
 from .settings import SmprError, atomic_write
 from .skeleton import Skeleton, load_scene
-from .snapping import snap
 
 # %% ../nbs/appendix/export.ipynb #dac3ee66
 @dataclass(frozen=True)
@@ -227,10 +226,8 @@ class Exported:
         padded, size, factor = fit_picture(image, short, long, mirrored)
         d = self.dense(padded, torch.tensor([size]))
         best = best_locations(d.confidence[0], d.strides, config.level_top)
-        k, p = d.keypoints[0, best], d.person[0, best]
-        if config.snap is not None:
-            limit, marks = torch.tensor([size[1] - 1.0, size[0] - 1.0]), None if d.heatmap is None else d.heatmap[0]
-            k = torch.minimum(snap(k, marks, self.config.strides[0], torch.tensor(self.skeleton.sigmas), config.snap, config.snap_power, p > config.score_threshold).clamp(min=0), limit)
+        p, marks = d.person[0, best], None if d.heatmap is None else d.heatmap[0]
+        k = place_keypoints(d.keypoints[0, best], p, size, marks, self.config.strides[0], torch.tensor(self.skeleton.sigmas), config)
         return Candidates((unmirror(k, size[1], self.skeleton) if mirrored else k) / factor, p, d.confidence[0, best])
 
     def predict(self, source, config: TestConfig | None = None) -> Result | list[Result]:
