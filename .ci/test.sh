@@ -35,8 +35,8 @@ OMP_NUM_THREADS=1 nbdev-test --n-workers 2 --do-print
 step "ablation runs and notebooks, smoke scale, through papermill"
 # Two rows of Table I and one run of each other experiment; what has no record must read "not run".
 OMP_NUM_THREADS=1 python - <<'PYTHON'
-from smpr.ablations import make_scale, prepare_features
-from smpr.reproduction import plan, run_jobs
+from smpr.experiments.rows import make_scale, prepare_features
+from smpr.experiments.runner import plan, run_jobs
 wanted = ("refine-star", "psm", "oks-0.3", "assign-shrink", "stand-in-hrfpn", "keypoint-rcnn")
 prepare_features(make_scale("smoke"))
 failed = run_jobs([j for j in plan("all", "smoke") if j.name in wanted], "smoke", 2, 1)

@@ -11,13 +11,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from bench_growth import chart_growth, measure_growth
 from bench_rows import SECTIONS, Line
 from matplotlib.figure import Figure
 from timing import machine
 
-from smpr.ablations import environment
+from smpr.experiments.rows import environment
 from smpr.settings import SmprError, atomic_write, load_settings, resolve_device
 
 

@@ -12,8 +12,8 @@ import torch
 from matplotlib.figure import Figure
 from timing import CPU, in_fresh_process, median_time, peak_mib
 
-from smpr.batches import Batch
-from smpr.losses import People
+from smpr.structures import Batch
+from smpr.structures import People
 from smpr.model import SMPR, fold_norms
 from smpr.representation import pseudo_boxes
 from smpr.settings import resolve_device

@@ -17,16 +17,17 @@ from torchvision.models.detection import keypointrcnn_resnet50_fpn
 
 import smpr.aggregation
 import smpr.losses
-from smpr.ablations import HeadState, Row, frozen_sets, head_step, make_scale, row_config, start_state
+from smpr.experiments.rows import HeadState, Row, frozen_sets, head_step, make_scale, row_config, start_state
 from smpr.aggregation import conv_of, pick_path
 from smpr.assignment import AssignChoices, AssignConfig, Region, assign_regions, draw_choices, refinement_persons
 from smpr.data import PoseSet, load_set, read_image
 from smpr.evaluation import PickChoices, coco_results, draw_pick, score_vs_oks
-from smpr.export import Deployed, dense_poses, difference, export_program, load_exported, make_notes, save_onnx, save_pt2
+from smpr.deploy.export import Deployed, dense_poses, difference, export_program, load_exported, make_notes, save_onnx, save_pt2
 from smpr.inference import DecodeConfig, ListChoices, decode, draw_list, find_poses, load, look, soft_nms
-from smpr.losses import People, Predictions, Targets, heatmap_targets, stack_targets
+from smpr.structures import People, Predictions
+from smpr.losses import Targets, heatmap_targets, stack_targets
 from smpr.model import SMPR, ModelConfig, NeckName, fold_norms
-from smpr.panels import as_png, corners
+from smpr.viz.panels import as_png, corners
 from smpr.representation import decode_pose, level_locations, level_sizes, oks, pseudo_boxes
 from smpr.scoring import score_targets
 from smpr.settings import load_settings
@@ -95,8 +96,8 @@ def crowd(count: int, size: int = 800) -> People:
 
 def chapter_loops() -> tuple[Callable, Callable, list[Callable]]:
     "The loops of the chapters: assignment, OKS; heatmap cells and heatmap targets."
-    return (chapter_functions("02_assignment", "level_range_naive", "region_naive", "assign_naive", given=NAIVE)[-1],
-            chapter_functions("01_representation", "oks_naive", given=NAIVE)[0], chapter_functions("06_losses", "naive_classes", "naive_targets", given=NAIVE))
+    return (chapter_functions("03_assignment", "level_range_naive", "region_naive", "assign_naive", given=NAIVE)[-1],
+            chapter_functions("02_representation", "oks_naive", given=NAIVE)[0], chapter_functions("07_losses", "naive_classes", "naive_targets", given=NAIVE))
 
 
 def random_predictions(pictures: int, locations: torch.Tensor, strides: torch.Tensor, level_strides: tuple = STRIDES, K: int = COCO17.K) -> Predictions:
@@ -125,7 +126,7 @@ def target_lines(device: torch.device, rounds: int) -> Iterator[Line]:
 
 def nms_lines(device: torch.device, rounds: int) -> Iterator[Line]:
     "Soft-NMS on 5,000 candidates."
-    _, slow = chapter_functions("09_inference", "naive_iou", "naive_soft_nms", given=NAIVE)
+    _, slow = chapter_functions("11_inference", "naive_iou", "naive_soft_nms", given=NAIVE)
     rng = np.random.default_rng(0)
     corner, size = rng.uniform(0, 700, (5000, 2)), rng.uniform(20, 200, (5000, 2))
     boxes, scores = torch.tensor(np.concatenate([corner, corner + size], 1)), torch.tensor(rng.uniform(0, 1, 5000))

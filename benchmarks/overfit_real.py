@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from smpr.ablations import environment, freeze_features, test_sample, train_head
+from smpr.experiments.rows import environment, freeze_features, test_sample, train_head
 from smpr.checkpoints import config_to_dict, load_lite0_imagenet
 from smpr.data import PoseSet, load_set, set_hash, trainable
 from smpr.evaluation import detect_set, evaluate

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import torch
 
-from smpr.ablations import environment, picture_looks
+from smpr.experiments.rows import environment, picture_looks
 from smpr.assignment import AssignConfig
 from smpr.checkpoints import config_to_dict
 from smpr.data import PoseSet, load_set, set_hash
 from smpr.evaluation import detect_set, evaluate, read_results
-from smpr.findings import collect, write_detections
+from smpr.experiments.findings import collect, write_detections
 from smpr.inference import load
 from smpr.model import SMPR
-from smpr.real_people import group_metrics
+from smpr.beyond.real_people import group_metrics
 from smpr.settings import atomic_write, load_settings
 
 SHORT_SIDES = (256, 320, 384, 448, 512, 576)      # px; the longer side may be 1.6 times as long

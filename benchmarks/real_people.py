@@ -5,7 +5,7 @@
 
 The first kind trains `real_config` with the changes given as --section.field VALUE (as in `smpr train`), resumes a cut run, and stops, saved,
 after --minutes (run it again to go on). Under torchrun several processes share the work. Pictures: --coco/train without the dev split of
-`smpr.real_people.split_dev`; --rendered adds rendered people. The record is figures/results/real/<rung>-<name>.json."""
+`smpr.beyond.real_people.split_dev`; --rendered adds rendered people. The record is figures/results/real/<rung>-<name>.json."""
 import argparse
 import json
 import os
@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from ship_rendered import trained_seconds
 
-from smpr.ablations import environment
+from smpr.experiments.rows import environment
 from smpr.checkpoints import config_to_dict
 from smpr.cli import change_many, start_weights, test_config
 from smpr.data import load_set, set_hash
 from smpr.evaluation import detect_set, evaluate
-from smpr.real_people import join_sets, real_config, split_dev
+from smpr.beyond.real_people import join_sets, real_config, split_dev
 from smpr.settings import atomic_write, load_settings
 from smpr.training import find_checkpoint, load_run, train
 

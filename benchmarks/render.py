@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from smpr.rendering import RenderConfig, body_model, check_set, describe_set, render_picture, render_set
+from smpr.rendering.people import RenderConfig, body_model, check_set, describe_set, render_picture, render_set
 from smpr.settings import atomic_write, load_settings
 from smpr.skeleton import COCO17
 
@@ -77,7 +77,7 @@ def main() -> None:
     arguments.add_argument("--workers", type=int, default=2)
     arguments.add_argument("--coco", type=Path, default=Path("../shared/coco/train/person_keypoints.json"))
     arguments.add_argument("--prototype", type=Path, default=Path("../shared/synth/train/person_keypoints.json"))
-    from smpr.ablations import environment                   # here: the worker that is measured needs no torch
+    from smpr.experiments.rows import environment                   # here: the worker that is measured needs no torch
     a, figures, began = arguments.parse_args(), load_settings().figures, time.time()
     path = figures / "results" / "rendered_statistics.json"
     sets = json.loads(path.read_text())["sets"] if path.exists() else {}

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from smpr.ablations import environment
+from smpr.experiments.rows import environment
 from smpr.batches import TrainStream, collate
 from smpr.data import load_set, set_hash
 from smpr.settings import SmprError, atomic_write, load_settings, resolve_device

@@ -15,7 +15,7 @@ from smpr.checkpoints import config_to_dict, save_weights
 from smpr.cli import change_many
 from smpr.data import PoseSet, load_set, read_json
 from smpr.evaluation import METRICS
-from smpr.real_people import ladder_rows, split_dev
+from smpr.beyond.real_people import ladder_rows, split_dev
 from smpr.settings import SmprError, load_settings
 from smpr.training import load_run
 from smpr.update import Config

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import smpr
-from smpr.ablations import environment
+from smpr.experiments.rows import environment
 from smpr.checkpoints import config_to_dict, load_lite0_imagenet, save_weights
 from smpr.data import load_set, set_hash
 from smpr.evaluation import METRICS, detect_set, evaluate

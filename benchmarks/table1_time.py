@@ -11,7 +11,7 @@ import statistics
 import subprocess
 from pathlib import Path
 
-from smpr.ablations import Row, environment, load_records
+from smpr.experiments.rows import Row, environment, load_records
 from smpr.settings import SmprError, atomic_write, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent

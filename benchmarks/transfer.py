@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from smpr.ablations import environment
+from smpr.experiments.rows import environment
 from smpr.checkpoints import config_to_dict, load_lite0_imagenet
 from smpr.data import PoseSet, load_set, read_json, set_hash
 from smpr.evaluation import detect_set, evaluate

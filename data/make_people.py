@@ -1,4 +1,4 @@
-"""Build data/people: render the pictures (appendix/rendered_people; needs pip install 'smpr[render]'), then make them small.
+"""Build data/people: render the pictures (rendering/people; needs pip install 'smpr[render]'), then make them small.
 
     python data/make_people.py data/people [--train 2000] [--val 500] [--quality 58] [--workers 2]
 
@@ -28,7 +28,7 @@ posed from archetypes (stand, walk, sit, squat, lie, jump ...), put on a ground 
 shadow map; floors, walls and pictures on them use free photographs (CC0, public domain) of the package `scikit-image`. Keypoints come
 from the body model, visibility from the depth map, areas from the exact mask. As in COCO, v = 2 is visible, 1 hidden but labelled, 0 outside
 or not labelled (most hidden keypoints are not, as with COCO's annotators), and persons whose mask is under 32x32 px keep their box but have
-no keypoints. How, step by step, and compared with COCO: `nbs/appendix/rendered_people.ipynb`.
+no keypoints. How, step by step, and compared with COCO: `nbs/rendering/people.ipynb`.
 
 ## What is in it
 | | train | val |
@@ -99,7 +99,7 @@ def main() -> None:
     a = args.parse_args()
     counts, numbers = {}, {"more": (a.more, 1002)} if a.more else {"train": (a.train, 1000), "val": (a.val, 1001)}
     if not a.source:
-        from smpr.rendering import RenderConfig, render_set
+        from smpr.rendering.people import RenderConfig, render_set
         a.source = load_settings().runs / "rendered"
         for split, (n, seed) in numbers.items(): render_set(a.source / split, n, RenderConfig(quality=95), seed, a.workers)
     for split, (n, _) in numbers.items():

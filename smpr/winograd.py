@@ -15,64 +15,93 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # %% ../nbs/appendix/winograd.ipynb #bd69fe29
-TO_TILE = torch.tensor([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]).double()
-TO_KERNEL = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]).double() / 24
-FROM_TILE = torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]).double()
+TO_TILE = torch.tensor(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+).double()
+TO_KERNEL = (
+    torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]).double() / 24
+)
+FROM_TILE = torch.tensor(
+    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+).double()
 
 # %% ../nbs/appendix/winograd.ipynb #87b0b125
-def kernel_products(weight: Tensor      # (O, C, 3, 3)
-                    ) -> Tensor:        # (36, O, C)
+def kernel_products(
+    weight: Tensor,  # (O, C, 3, 3)
+) -> Tensor:  # (36, O, C)
     "The mixed taps of all 3x3 kernels, computed in float64 once."
     o, c = weight.shape[:2]
     mix = torch.kron(TO_KERNEL, TO_KERNEL).to(weight.device)
     return (mix @ weight.detach().double().reshape(o * c, 9).T).reshape(36, o, c).to(weight.dtype)
 
 # %% ../nbs/appendix/winograd.ipynb #d7210dff
-TILES = 180         # about so many tiles at a time
+TILES = 180  # about so many tiles at a time
 
 
-def winograd_conv(x: Tensor,                     # (N, C, H, W)
-                  products: Tensor,              # (36, O, C), of `kernel_products`
-                  bias: Tensor | None = None,    # (O,)
-                  at_once: int = TILES           # tiles
-                  ) -> Tensor:                   # (N, O, H, W)
+def winograd_conv(
+    x: Tensor,  # (N, C, H, W)
+    products: Tensor,  # (36, O, C), of `kernel_products`
+    bias: Tensor | None = None,  # (O,)
+    at_once: int = TILES,  # tiles
+) -> Tensor:  # (N, O, H, W)
     "A 3x3 convolution, stride 1, same size, zeros outside, with 36 products where the plain one has 144."
     n, c, h, w = x.shape
-    high, wide, o = -(-h // 4), -(-w // 4), products.shape[1]                      # tiles
-    rows = -(-high // max(round(high * wide / at_once), 1))                        # pieces of the same size
+    high, wide, o = -(-h // 4), -(-w // 4), products.shape[1]  # tiles
+    rows = -(-high // max(round(high * wide / at_once), 1))  # pieces of the same size
     into, back = (torch.kron(m, m).to(x) for m in (TO_TILE, FROM_TILE))
     padded, out = F.pad(x, (1, 4 * wide - w + 1, 1, 4 * high - h + 1)), x.new_empty(n, o, high, 4, wide, 4)
     for k in range(n):
         for first in range(0, high, rows):
             r = min(rows, high - first)
-            part = padded[k, :, 4 * first:4 * (first + r) + 2]
-            tiles = torch.stack([part[:, i:i + 4 * r:4, j:j + 4 * wide:4] for i in range(6) for j in range(6)])     # (36, C, r, wide)
+            part = padded[k, :, 4 * first : 4 * (first + r) + 2]
+            tiles = torch.stack(
+                [part[:, i : i + 4 * r : 4, j : j + 4 * wide : 4] for i in range(6) for j in range(6)]
+            )  # (36, C, r, wide)
             mixed = torch.bmm(products, (into @ tiles.flatten(1)).view(36, c, -1))
-            out[k, :, first:first + r] = (back @ mixed.flatten(1)).view(4, 4, o, r, wide).permute(2, 3, 0, 4, 1)
+            out[k, :, first : first + r] = (
+                (back @ mixed.flatten(1)).view(4, 4, o, r, wide).permute(2, 3, 0, 4, 1)
+            )
     out = out.view(n, o, 4 * high, 4 * wide)[..., :h, :w]
     return out if bias is None else out + bias[:, None, None]
 
 # %% ../nbs/appendix/winograd.ipynb #1cfb10f6
-CHANNELS, CELLS = 256, 2000      # from where on it pays
+CHANNELS, CELLS = 256, 2000  # from where on it pays
 
 
 def pays(conv: nn.Module) -> bool:
     "Whether `winograd_conv` can do the work of a layer, and fast."
-    return (type(conv) is nn.Conv2d and conv.kernel_size == (3, 3) and conv.stride == conv.padding == conv.dilation == (1, 1) and conv.groups == 1
-            and conv.padding_mode == "zeros" and min(conv.in_channels, conv.out_channels) >= CHANNELS and "forward" not in vars(conv))
+    return (
+        type(conv) is nn.Conv2d
+        and conv.kernel_size == (3, 3)
+        and conv.stride == conv.padding == conv.dilation == (1, 1)
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and min(conv.in_channels, conv.out_channels) >= CHANNELS
+        and "forward" not in vars(conv)
+    )
 
 # %% ../nbs/appendix/winograd.ipynb #5f2dd97f
 def quick_convs(net: nn.Module) -> int:
     "Let the large 3x3 convolutions of `net` multiply less where nothing learns, in float32 on a CPU; returns how many."
     found = [m for m in net.modules() if pays(m)]
-    for m in found: m.forward = partial(_quick_forward, m, [None, None])
+    for m in found:
+        m.forward = partial(_quick_forward, m, [None, None])
     return len(found)
 
 # %% ../nbs/appendix/winograd.ipynb #7814e8a2
 def _quick_forward(conv: nn.Conv2d, kept: list, x: Tensor) -> Tensor:
     "The layer's own forward, or `winograd_conv` where it pays; mixed taps are `kept` until the weights change."
     small = x.shape[-2] * x.shape[-1] < CELLS or x.dtype != torch.float32
-    if small or x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"): return nn.Conv2d.forward(conv, x)
+    if small or x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return nn.Conv2d.forward(conv, x)
     key = conv.weight.data_ptr(), conv.weight._version
-    if kept[0] != key: kept[:] = key, kernel_products(conv.weight)
+    if kept[0] != key:
+        kept[:] = key, kernel_products(conv.weight)
     return winograd_conv(x, kept[1], conv.bias)

@@ -16,7 +16,7 @@ from smpr.cli import EXAMPLES, change_config, config_flags, main
 from smpr.evaluation import METRICS, check_results
 from smpr.inference import DecodeConfig, TestConfig, load
 from smpr.model import SMPR, BackboneName, ModelConfig, Pixels
-from smpr.reproduction import Trial
+from smpr.experiments.runner import Trial
 from smpr.skeleton import COCO17, Skeleton, skeleton_to_category
 from smpr.update import Config, small_config
 
@@ -441,7 +441,7 @@ def test_data_coco(smpr, monkeypatch, tmp_path):
 
 def test_reproduce(smpr, monkeypatch):
     asked = []
-    monkeypatch.setattr("smpr.reproduction.reproduce", lambda *a: asked.append(a) or len(asked) - 1)
+    monkeypatch.setattr("smpr.experiments.runner.reproduce", lambda *a: asked.append(a) or len(asked) - 1)
     smpr("reproduce", "table1", "--scale", "smoke", "--seeds", "2", "--jobs", "1")
     smpr("reproduce", "table1", "--scale", "smoke", code=1)                    # a row failed
     smpr("reproduce", "table2", "--scale", "coco", "--steps", "2", "--batch", "1", "--scheduler", "tcp://here:8786", code=1)

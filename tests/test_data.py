@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from smpr.batches import DataConfig, DrawSampler, Outside, TrainStream, augment, clip_people, collate, crop, flip, train_loader, warp
-from smpr.data import PictureRecord, PoseSet, Sample, load_set, make_sample, read_image, resize, set_hash, trainable
+from smpr.data import PictureRecord, PoseSet, load_set, make_sample, read_image, resize, set_hash, trainable
+from smpr.structures import Sample
 from smpr.representation import Variant
 from smpr.settings import load_settings
 from smpr.skeleton import COCO17, Skeleton

@@ -9,7 +9,8 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from smpr.batches import DrawSampler
-from smpr.losses import LossConfig, People, compute_losses
+from smpr.losses import LossConfig, compute_losses
+from smpr.structures import People
 from smpr.model import SMPR, BackboneName, ModelConfig
 from smpr.representation import pseudo_boxes
 

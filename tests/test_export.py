@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-import smpr.export
+import smpr.deploy.export
 from smpr.cli import main
 from smpr.data import load_set, read_image
-from smpr.export import (Dense, dense_poses, difference, export_network, export_program, foreign_ops, load_exported, make_notes, save_onnx, save_pt2,
+from smpr.deploy.export import (Dense, dense_poses, difference, export_network, export_program, foreign_ops, load_exported, make_notes, save_onnx, save_pt2,
                          self_check, weights_digest)
 from smpr.inference import TestConfig, fit_picture, load, predict
 from smpr.model import SMPR, BackboneName, ModelConfig, fold_norms
@@ -126,7 +126,7 @@ def test_notes(kind, net, files, paths):
     file = files[kind]
     assert (file.config, file.skeleton, file.test, file.digest) == (net.config, net.skeleton, net.test, weights_digest(net))
     content = paths[kind].read_bytes()
-    assert not [p for p in (str(Path(smpr.export.__file__).parent), str(Path(torch.__file__).parent)) if p.encode() in content]
+    assert not [p for p in (str(Path(smpr.deploy.export.__file__).parent), str(Path(torch.__file__).parent)) if p.encode() in content]
 
 
 # errors
@@ -173,11 +173,11 @@ def test_other_weights(net, paths):
 def test_a_file_that_differs_is_not_kept(net, program, tmp_path, monkeypatch):
     old = tmp_path / "net.pt2"
     old.write_bytes(b"older")
-    right = smpr.export.dense_poses
+    right = smpr.deploy.export.dense_poses
     def wrong(*a):
         d = right(*a)
         return Dense(d.keypoints, d.person + .01, d.confidence, d.strides)
-    monkeypatch.setattr(smpr.export, "dense_poses", wrong)
+    monkeypatch.setattr(smpr.deploy.export, "dense_poses", wrong)
     assert "differs from PyTorch" in message(lambda: export_network(net, old, program))
     assert old.read_bytes() == b"older" and [p.name for p in tmp_path.iterdir()] == ["net.pt2"]
 
@@ -190,8 +190,8 @@ def test_a_full_disk_keeps_the_old_file(net, program, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_command(kind, program, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(smpr.export, "export_program", lambda net: program)                    # made once is enough
-    if kind == ".onnx": monkeypatch.setattr(smpr.export, "save_onnx", lambda program, notes, path: atomic_write(path, b"not a graph"))
+    monkeypatch.setattr(smpr.deploy.export, "export_program", lambda net: program)                    # made once is enough
+    if kind == ".onnx": monkeypatch.setattr(smpr.deploy.export, "save_onnx", lambda program, notes, path: atomic_write(path, b"not a graph"))
     code = main(["export", "rendered", str(tmp_path / "new" / f"net{kind}")])
     out, err = capsys.readouterr()
     if kind == ".pt2": assert code == 0 and "MB" in out and "px" in out and os.listdir(tmp_path / "new") == ["net.pt2"]

@@ -127,7 +127,7 @@ def test_another_number_of_processes_may_resume(two, one, coco):
 
 
 def torchrun(machines: int, run: Path, coco: Path, steps: int) -> list[subprocess.CompletedProcess]:
-    "The command line of chapter 12 on so many machines, all of them this one: each a torchrun with one process."
+    "The command line of chapter 15 on so many machines, all of them this one: each a torchrun with one process."
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]

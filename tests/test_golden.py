@@ -18,7 +18,8 @@ import torch
 from smpr.assignment import AssignConfig, Region, assign_regions, oks_positives
 from smpr.checkpoints import convert_state_dict, our_name, published_config
 from smpr.inference import DecodeConfig, decode, soft_nms
-from smpr.losses import People, compute_losses, heatmap_classes, make_targets
+from smpr.structures import People
+from smpr.losses import compute_losses, heatmap_classes, make_targets
 from smpr.model import SMPR, Head
 from smpr.representation import decode_pose, level_locations, oks, pseudo_boxes
 from smpr.skeleton import COCO17

@@ -8,7 +8,8 @@ from torchvision.ops import deform_conv2d
 
 from smpr.aggregation import Aggregation, deform_conv
 from smpr.assignment import AssignConfig
-from smpr.losses import LossConfig, People, Predictions, compute_losses, heatmap_classes, loss_counts, stack_targets
+from smpr.losses import LossConfig, compute_losses, heatmap_classes, loss_counts, stack_targets
+from smpr.structures import People, Predictions
 from smpr.representation import level_locations, level_sizes, pseudo_boxes
 
 few = settings(max_examples=40, deadline=None, derandomize=True)

@@ -6,8 +6,9 @@ import torch
 from smpr.assignment import AssignChoices, assign_scene, draw_choices
 from smpr.data import load_set, read_image
 from smpr.evaluation import PickChoices, clicked, draw_pick, pick, score_vs_oks
-from smpr.inference import Candidates, ListChoices, Poses, draw_list, thin_out
-from smpr.panels import as_png, corners
+from smpr.structures import Candidates, Poses
+from smpr.inference import ListChoices, draw_list, thin_out
+from smpr.viz.panels import as_png, corners
 from smpr.settings import load_settings
 from smpr.skeleton import Scene, load_scene
 

@@ -1,6 +1,5 @@
 "Properties that must hold for any skeleton, any people and any picture; hypothesis looks for a counterexample."
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,7 +68,7 @@ def test_flip_twice_is_the_identity(skeleton):
 @given(skeletons(), st.integers(0, 4), st.integers(1, 50), seeds)
 def test_flipping_a_sample_twice_gives_it_back(skeleton, G, width, seed):
     from smpr.batches import flip
-    from smpr.data import Sample
+    from smpr.structures import Sample
     keypoints, areas = random_people(seed, G, skeleton.K)
     image = np.random.default_rng(seed).integers(0, 255, (6, width, 3), dtype=np.uint8)
     once = flip(Sample(image, keypoints.numpy(), areas.numpy()), skeleton)

@@ -6,7 +6,7 @@ import pytest
 
 from smpr.cli import main
 from smpr.data import load_set
-from smpr.real_people import GROUPS, group_metrics, join_sets, split_dev
+from smpr.beyond.real_people import GROUPS, group_metrics, join_sets, split_dev
 
 ROOT = Path(__file__).parent.parent
 PEOPLE = ROOT / "data" / "people" / "val"

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smpr.data import load_set
-from smpr.rasteriser import Camera, box, corners, egg, join, rasterise, visible
-from smpr.rendering import RenderConfig, body_model, check_set, describe_set, mask_fields, render_picture, render_set
-from smpr.rendering_body import archetypes, hat_shares, missing_extra, sample_pose, turn
+from smpr.rendering.rasteriser import Camera, box, corners, egg, join, rasterise, visible
+from smpr.rendering.people import RenderConfig, body_model, check_set, describe_set, mask_fields, render_picture, render_set
+from smpr.rendering.bodies import archetypes, hat_shares, missing_extra, sample_pose, turn
 from smpr.settings import SmprError
 
 needs_body = pytest.mark.skipif(missing_extra() is not None, reason=str(missing_extra()))
@@ -85,7 +85,7 @@ def test_settings_that_make_no_picture_are_refused(wrong):
 
 
 def test_without_the_extra_one_line_says_so(tmp_path, monkeypatch, capsys):
-    from smpr import rendering
+    from smpr.rendering import people as rendering
     from smpr.cli import main
     monkeypatch.setattr(rendering, "missing_extra", lambda: "rendering people needs anny; pip install 'smpr[render]'")
     assert main(["render", str(tmp_path / "out"), "--count", "2"]) == 2

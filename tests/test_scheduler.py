@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from smpr import reproduction
-from smpr.ablations import made_here
-from smpr.reproduction import Job, connect, locked, run_on_scheduler
+from smpr.experiments import runner as reproduction
+from smpr.experiments.rows import made_here
+from smpr.experiments.runner import Job, connect, locked, run_on_scheduler
 from smpr.settings import SmprError, load_settings
 
 pytest.importorskip("distributed", reason="needs smpr[dask]")

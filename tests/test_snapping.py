@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from smpr.inference import DecodeConfig, find_poses, load, look, unmirror
 from smpr.settings import SmprError
 from smpr.skeleton import COCO17, load_scene
-from smpr.snapping import snap
+from smpr.inference import snap
 
 SIGMAS = torch.tensor(COCO17.sigmas)
 SEEDS = st.integers(0, 2 ** 31)

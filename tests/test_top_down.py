@@ -7,17 +7,16 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 
-from smpr.ablations import freeze_features, make_scale, row_sets, start_state, test_sample as plain_sample, train_head
+from smpr.experiments.rows import freeze_features, make_scale, row_sets, start_state, test_sample as plain_sample, train_head
 from smpr.evaluation import METRICS, check_results
-from smpr.findings import read_detections
-from smpr.reproduction import Job, plan, run_jobs
+from smpr.experiments.findings import read_detections
+from smpr.experiments.runner import Job, plan, run_jobs
 from smpr.settings import load_settings
-from smpr.top_down import PEER, TopDown, kept_losses, kept_people, peer_config, peer_findings, person_boxes, run_peer, top_down_config
+from smpr.peers.keypoint_rcnn import PEER, TopDown, kept_losses, kept_people, peer_config, peer_findings, person_boxes, run_peer, top_down_config
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +86,7 @@ def test_two_pictures_are_learnt(tmp_path):
 
 def test_killed_peer_goes_on_bit_for_bit(tmp_path):
     "Killed by SIGKILL after its first saved state and started again: record and detections of an unbroken run."
-    program = ("import sys; from pathlib import Path; from dataclasses import replace; from smpr import ablations; from smpr.top_down import *\n"
+    program = ("import sys; from pathlib import Path; from dataclasses import replace; from smpr.experiments import rows as ablations; from smpr.peers.keypoint_rcnn import *\n"
                "ablations.train_head.__defaults__ = (*ablations.train_head.__defaults__[:-1], 2)\n"
                "s = ablations.make_scale('smoke'); c = peer_config(s); c = replace(c, train=replace(c.train, steps=10))\n"
                "r = run_peer('t', s, 0, c); ablations.write_record(r.record, Path(sys.argv[1]), r.findings)\n")

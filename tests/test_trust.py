@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from smpr import reproduction
-from smpr.ablations import mark_made
+from smpr.experiments import runner as reproduction
+from smpr.experiments.rows import mark_made
 from smpr.data import load_set
-from smpr.reproduction import Job, run_jobs
+from smpr.experiments.runner import Job, run_jobs
 from smpr.settings import SmprError, load_settings
 from smpr.training import read_log, train
 from smpr.update import BadNumbers, replay_step

@@ -14,7 +14,7 @@ from smpr.assignment import AssignChoices, assign_scene, draw_choices
 from smpr.data import load_set
 from smpr.evaluation import PickChoices, detect_set, draw_pick, pick, score_vs_oks
 from smpr.inference import ListChoices, draw_list, load, look, thin_out
-from smpr.panels import as_png
+from smpr.viz.panels import as_png
 from smpr.settings import load_settings
 from smpr.skeleton import load_scene
 
@@ -111,7 +111,7 @@ def moved(shown: Shown, name: str, to: float, draw, choices):
 
 
 def test_assignment(open_panel):
-    shown, scene = open_panel("02_assignment"), load_scene()
+    shown, scene = open_panel("03_assignment"), load_scene()
     now = moved(shown, "half side", .7, lambda choices: draw_choices(choices, (scene,)), AssignChoices())
     positives = int((assign_scene(scene, now.config, now.enlarged).region >= 0).sum())
     assert int(shown.caption().split()[0]) == positives > int((assign_scene(scene).region >= 0).sum())
@@ -119,7 +119,7 @@ def test_assignment(open_panel):
 
 
 def test_inference(open_panel):
-    shown, scene, model = open_panel("09_inference"), load_scene(), load("rendered", "cpu")
+    shown, scene, model = open_panel("11_inference"), load_scene(), load("rendered", "cpu")
     found = look(model, scene.image, model.test.short, model.test.long, config=model.test.decode)
     now = moved(shown, "score threshold", .4, lambda choices: draw_list(choices, scene.image, found), ListChoices())
     assert f" {len(thin_out(found, now).scores)} poses in the list" in shown.caption()
@@ -128,7 +128,7 @@ def test_inference(open_panel):
 
 
 def test_evaluation(open_panel):
-    shown, place, model = open_panel("10_evaluation"), load_settings().data / "val", load("rendered", "cpu")
+    shown, place, model = open_panel("12_evaluation"), load_settings().data / "val", load("rendered", "cpu")
     people = load_set(place / "images", place / "person_keypoints.json").subset(range(24))
     results = detect_set(model, people, model.test, progress=False)
     scores, best = score_vs_oks(results, people)

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import smpr
-from smpr.ablations import environment
-from smpr.reproduction import code_fingerprint, locked, notebook
+from smpr.experiments.rows import environment
+from smpr.experiments.runner import code_fingerprint, locked, notebook
 from smpr.settings import SmprError, atomic_write, load_settings
 from trust import agreement, guards, hostile, inputs, kills, load
 

@@ -11,8 +11,9 @@ from torch.nn.functional import pad
 
 from smpr.data import load_set, read_image
 from smpr.evaluation import METRICS, evaluate
-from smpr.findings import read_detections
-from smpr.inference import Poses, TestConfig, candidates, find_poses, fit_picture, load, select
+from smpr.experiments.findings import read_detections
+from smpr.structures import Poses
+from smpr.inference import TestConfig, candidates, find_poses, fit_picture, load, select
 from smpr.representation import oks
 from smpr.settings import load_settings
 
