@@ -6,6 +6,7 @@
 The first kind trains `real_config` with the changes given as --section.field VALUE (as in `smpr train`), resumes a cut run, and stops, saved,
 after --minutes (run it again to go on). Under torchrun several processes share the work. Pictures: --coco/train without the dev split of
 `smpr.beyond.real_people.split_dev`; --rendered adds rendered people. The record is figures/results/real/<rung>-<name>.json."""
+
 import argparse
 import json
 import os
@@ -16,18 +17,20 @@ from pathlib import Path
 import torch
 from ship_rendered import trained_seconds
 
-from smpr.experiments.rows import environment
+from smpr.beyond.real_people import join_sets, real_config, split_dev
 from smpr.checkpoints import config_to_dict
 from smpr.cli import change_many, start_weights, test_config
 from smpr.data import load_set, set_hash
 from smpr.evaluation import detect_set, evaluate
-from smpr.beyond.real_people import join_sets, real_config, split_dev
+from smpr.experiments.rows import environment
 from smpr.settings import atomic_write, load_settings
 from smpr.training import find_checkpoint, load_run, train
 
 
 def flags() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name")
     parser.add_argument("--rung", type=int, required=True, help="its place in the table")
     parser.add_argument("--change", required=True, help="what is different from the rung it stands against")
@@ -35,7 +38,9 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--coco", type=Path, default=Path("../shared/coco"))
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--minutes", type=float)
-    parser.add_argument("--weights", default="rendered", help="imagenet, shipped weights or a .safetensors file")
+    parser.add_argument(
+        "--weights", default="rendered", help="imagenet, shipped weights or a .safetensors file"
+    )
     parser.add_argument("--rendered", type=float, default=0.0, help="rendered pictures for each real one")
     parser.add_argument("--of", type=Path, help="measure this finished run instead of training one")
     parser.add_argument("--flip", action="store_true")
@@ -50,25 +55,70 @@ def main() -> None:
     config = change_many(real_config(a.steps), changes)
     real, dev = split_dev(load_set(a.coco / "train" / "images", a.coco / "train" / "person_keypoints.json"))
     run = a.of or settings.runs / "real" / a.name
-    if world > 1: torch.set_num_threads(1)
-    if a.of: config = replace(config, **{"train": replace(config.train, **{"steps": json.loads((run / "config.json").read_text())["config"]["train"]["steps"]})})
+    if world > 1:
+        torch.set_num_threads(1)
+    if a.of:
+        config = replace(
+            config,
+            **{
+                "train": replace(
+                    config.train,
+                    **{"steps": json.loads((run / "config.json").read_text())["config"]["train"]["steps"]},
+                )
+            },
+        )
     else:
-        people = load_set(settings.data / "train" / "images", settings.data / "train" / "person_keypoints.json")
+        people = load_set(
+            settings.data / "train" / "images", settings.data / "train" / "person_keypoints.json"
+        )
         train_set = join_sets([real, people], [1, a.rendered]) if a.rendered else real
-        train(config, train_set, run, start=start_weights(a.weights, config, True), minutes=a.minutes, workers=1, preload=True, device="cpu")
-    if int(os.environ.get("RANK", 0)): return
+        train(
+            config,
+            train_set,
+            run,
+            start=start_weights(a.weights, config, True),
+            minutes=a.minutes,
+            workers=1,
+            preload=True,
+            device="cpu",
+        )
+    if int(os.environ.get("RANK", 0)):
+        return
     began, net, test = time.time(), load_run(run), test_config(config.test, a)
     metrics = evaluate(dev.annotations, detect_set(net, dev, test), dev.skeleton, [r.id for r in dev.records])
     state = json.loads((find_checkpoint(run / "last") / "state.json").read_text())
-    record = {"experiment": "real", "rung": a.rung, "name": a.name, "change": a.change, "against": a.against, "metrics": metrics,
-              "steps": state["step"], "of_steps": state["config"]["train"]["steps"], "pictures_seen": state["step"] * state["config"]["train"]["batch"], "seed": config.train.seed,
-              "minutes": round(trained_seconds(run, state["config"]["train"]["batch"]) / 60, 1), "processes": world, "start": a.weights, "rendered": a.rendered,
-              "data": {"kind": "real", "train": set_hash(real), "dev": set_hash(dev), "train_pictures": len(real), "dev_pictures": len(dev)},
-              "test": config_to_dict(test), "config": state["config"], **environment(), "eval_seconds": round(time.time() - began, 1)}
+    record = {
+        "experiment": "real",
+        "rung": a.rung,
+        "name": a.name,
+        "change": a.change,
+        "against": a.against,
+        "metrics": metrics,
+        "steps": state["step"],
+        "of_steps": state["config"]["train"]["steps"],
+        "pictures_seen": state["step"] * state["config"]["train"]["batch"],
+        "seed": config.train.seed,
+        "minutes": round(trained_seconds(run, state["config"]["train"]["batch"]) / 60, 1),
+        "processes": world,
+        "start": a.weights,
+        "rendered": a.rendered,
+        "data": {
+            "kind": "real",
+            "train": set_hash(real),
+            "dev": set_hash(dev),
+            "train_pictures": len(real),
+            "dev_pictures": len(dev),
+        },
+        "test": config_to_dict(test),
+        "config": state["config"],
+        **environment(),
+        "eval_seconds": round(time.time() - began, 1),
+    }
     path = settings.figures / "results" / "real" / f"{a.rung:02d}-{a.name.replace(' ', '-')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, json.dumps(record, indent=1) + "\n")
     print({k: round(v, 4) for k, v in metrics.items()}, path)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

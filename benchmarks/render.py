@@ -4,6 +4,7 @@
 
 Writes figures/results/rendered_statistics.json (speed, memory, same bytes, statistics of each set) and the contact sheet figures/rendered_sheet.jpg.
 Of a COCO set whose images name `coco_split`, only the val2017 part counts: there every person has a box. Needs pip install 'smpr[render]'."""
+
 import argparse
 import hashlib
 import json
@@ -16,7 +17,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from smpr.rendering.people import RenderConfig, body_model, check_set, describe_set, render_picture, render_set
+from smpr.rendering.people import (
+    RenderConfig,
+    body_model,
+    check_set,
+    describe_set,
+    render_picture,
+    render_set,
+)
 from smpr.settings import atomic_write, load_settings
 from smpr.skeleton import COCO17
 
@@ -27,8 +35,14 @@ def cost(count: int) -> dict:
     began, peaks = time.process_time(), []
     for n in range(count):
         render_picture(body_model(), RenderConfig(), 99, n)
-        if n in (count // 3, count - 1): peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    return {"pictures": count, "seconds_a_picture": round((time.process_time() - began) / count, 3), "peak_mb_after_a_third": round(peaks[0]), "peak_mb": round(peaks[-1])}
+        if n in (count // 3, count - 1):
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return {
+        "pictures": count,
+        "seconds_a_picture": round((time.process_time() - began) / count, 3),
+        "peak_mb_after_a_third": round(peaks[0]),
+        "peak_mb": round(peaks[-1]),
+    }
 
 
 def fingerprint(folder: Path) -> str:
@@ -40,7 +54,8 @@ def fingerprint(folder: Path) -> str:
 def same_bytes(count: int = 6) -> bool:
     "Are the files of one worker those of two?"
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-        for folder, workers in ((one, 1), (two, 2)): render_set(Path(folder), count, seed=98, workers=workers)
+        for folder, workers in ((one, 1), (two, 2)):
+            render_set(Path(folder), count, seed=98, workers=workers)
         return fingerprint(Path(one)) == fingerprint(Path(two))
 
 
@@ -54,9 +69,10 @@ def read_part(file: Path) -> dict:
 def sheet(folder: Path, content: dict, columns: int = 6, rows: int = 4) -> Image.Image:
     "The first pictures of a set; every second row repeats the one above with skeletons."
     by, width, height = {}, content["images"][0]["width"], content["images"][0]["height"]
-    for a in content["annotations"]: by.setdefault(a["image_id"], []).append(a)
+    for a in content["annotations"]:
+        by.setdefault(a["image_id"], []).append(a)
     whole = Image.new("RGB", (columns * (width + 4), 2 * rows * (height + 4)), "white")
-    for k, image in enumerate(content["images"][:columns * rows]):
+    for k, image in enumerate(content["images"][: columns * rows]):
         picture = Image.open(folder / "images" / image["file_name"]).convert("RGB")
         place = (k % columns * (width + 4), k // columns * 2 * (height + 4))
         whole.paste(picture, place)
@@ -64,36 +80,58 @@ def sheet(folder: Path, content: dict, columns: int = 6, rows: int = 4) -> Image
         for a in by.get(image["id"], []):
             p = np.array(a["keypoints"]).reshape(-1, 3)
             for i, j in COCO17.edges:
-                if p[i, 2] and p[j, 2]: pen.line([*p[i, :2], *p[j, :2]], fill=(255, 210, 0), width=2)
-            for x, y, v in p[p[:, 2] > 0]: pen.ellipse([x - 2.5, y - 2.5, x + 2.5, y + 2.5], fill=(60, 220, 60) if v == 2 else (230, 40, 40))
+                if p[i, 2] and p[j, 2]:
+                    pen.line([*p[i, :2], *p[j, :2]], fill=(255, 210, 0), width=2)
+            for x, y, v in p[p[:, 2] > 0]:
+                pen.ellipse(
+                    [x - 2.5, y - 2.5, x + 2.5, y + 2.5], fill=(60, 220, 60) if v == 2 else (230, 40, 40)
+                )
         whole.paste(picture, (place[0], place[1] + height + 4))
     return whole
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--count", type=int, default=300)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--workers", type=int, default=2)
     arguments.add_argument("--coco", type=Path, default=Path("../shared/coco/train/person_keypoints.json"))
-    arguments.add_argument("--prototype", type=Path, default=Path("../shared/synth/train/person_keypoints.json"))
-    from smpr.experiments.rows import environment                   # here: the worker that is measured needs no torch
+    arguments.add_argument(
+        "--prototype", type=Path, default=Path("../shared/synth/train/person_keypoints.json")
+    )
+    from smpr.experiments.rows import environment  # here: the worker that is measured needs no torch
+
     a, figures, began = arguments.parse_args(), load_settings().figures, time.time()
     path = figures / "results" / "rendered_statistics.json"
     sets = json.loads(path.read_text())["sets"] if path.exists() else {}
     folder = load_settings().runs / "rendered" / f"s{a.seed}-{a.count}"
     content = json.loads(render_set(folder, a.count, seed=a.seed, workers=a.workers).read_text())
     for name, file in (("COCO", a.coco), ("prototype", a.prototype)):
-        if file.exists(): sets[name] = describe_set(read_part(file))
-        else: print(f"{file}: not there; the numbers of '{name}' stay as they are")
-    sets = {name: sets[name] for name in ("COCO", "prototype") if name in sets} | {"this chapter": describe_set(content)}
-    with multiprocessing.get_context("spawn").Pool(1) as pool: measured = pool.apply(cost, (60,))
-    record = {"cost": measured, "same_bytes_for_1_and_2_workers": same_bytes(), "truth_as_detections": check_set(folder / "person_keypoints.json"),
-              "jpeg_kb": round(np.mean([p.stat().st_size for p in (folder / "images").iterdir()]) / 1000, 1), "seed": a.seed, "sets": sets,
-              **environment(), "wall_seconds": round(time.time() - began, 1)}
+        if file.exists():
+            sets[name] = describe_set(read_part(file))
+        else:
+            print(f"{file}: not there; the numbers of '{name}' stay as they are")
+    sets = {name: sets[name] for name in ("COCO", "prototype") if name in sets} | {
+        "this chapter": describe_set(content)
+    }
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        measured = pool.apply(cost, (60,))
+    record = {
+        "cost": measured,
+        "same_bytes_for_1_and_2_workers": same_bytes(),
+        "truth_as_detections": check_set(folder / "person_keypoints.json"),
+        "jpeg_kb": round(np.mean([p.stat().st_size for p in (folder / "images").iterdir()]) / 1000, 1),
+        "seed": a.seed,
+        "sets": sets,
+        **environment(),
+        "wall_seconds": round(time.time() - began, 1),
+    }
     atomic_write(path, json.dumps(record, indent=1) + "\n")
     sheet(folder, content).save(figures / "rendered_sheet.jpg", quality=82)
     print(json.dumps({k: v for k, v in record.items() if k != "sets"}, indent=1))
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ With --more 1000 only so many further validation pictures are made (seed 1002, f
 `smpr reproduce` measures every row on them, too.
 With --source DIR nothing is rendered: DIR holds train/ and val/, each with images/ and person_keypoints.json. --scene N makes validation
 picture N the scene of the chapters. Pictures become WebP; masks are left out (areas are exact and stay); the card's numbers are counted here."""
+
 import argparse
 import json
 import shutil
@@ -63,12 +64,18 @@ def count(data: dict) -> dict:
     labelled = [a for a in people if a["num_keypoints"]]
     flags = [v for a in labelled for v in a["keypoints"][2::3]]
     per_picture = {im["id"]: 0 for im in data["images"]}
-    for a in people: per_picture[a["image_id"]] += 1
+    for a in people:
+        per_picture[a["image_id"]] += 1
     crowd = [sum(min(n, 5) == k for n in per_picture.values()) for k in range(6)]
-    return {"pictures": len(data["images"]), "persons": len(people), "labelled": len(labelled),
-            "medium": sum(32 ** 2 <= a["area"] <= 96 ** 2 for a in labelled), "large": sum(a["area"] > 96 ** 2 for a in labelled),
-            "small": len(people) - len(labelled), "crowd": " / ".join(map(str, crowd))} | {
-            f"v{v}": flags.count(v) / len(flags) for v in (0, 1, 2)}
+    return {
+        "pictures": len(data["images"]),
+        "persons": len(people),
+        "labelled": len(labelled),
+        "medium": sum(32**2 <= a["area"] <= 96**2 for a in labelled),
+        "large": sum(a["area"] > 96**2 for a in labelled),
+        "small": len(people) - len(labelled),
+        "crowd": " / ".join(map(str, crowd)),
+    } | {f"v{v}": flags.count(v) / len(flags) for v in (0, 1, 2)}
 
 
 def compact(data: dict, n: int | None) -> dict:
@@ -76,13 +83,36 @@ def compact(data: dict, n: int | None) -> dict:
     images = sorted(data["images"], key=lambda im: im["id"])[:n]
     ids = {im["id"] for im in images}
     short = lambda x: int(x) if float(x).is_integer() else round(float(x), 2)
-    people = [{"id": a["id"], "image_id": a["image_id"], "category_id": a["category_id"], "iscrowd": a["iscrowd"], "area": short(a["area"]),
-               "bbox": [short(x) for x in a["bbox"]], "num_keypoints": a["num_keypoints"], "keypoints": [short(x) for x in a["keypoints"]],
-               "pose": a["pose"]} for a in data["annotations"] if a["image_id"] in ids]
+    people = [
+        {
+            "id": a["id"],
+            "image_id": a["image_id"],
+            "category_id": a["category_id"],
+            "iscrowd": a["iscrowd"],
+            "area": short(a["area"]),
+            "bbox": [short(x) for x in a["bbox"]],
+            "num_keypoints": a["num_keypoints"],
+            "keypoints": [short(x) for x in a["keypoints"]],
+            "pose": a["pose"],
+        }
+        for a in data["annotations"]
+        if a["image_id"] in ids
+    ]
     info = {"description": "Rendered people (anny body model, CC0 assets), COCO person-keypoint format"}
-    return {"info": info, "images": [{"id": im["id"], "file_name": Path(im["file_name"]).with_suffix(".webp").name,
-                                      "width": im["width"], "height": im["height"]} for im in images],
-            "annotations": people, "categories": data["categories"]}
+    return {
+        "info": info,
+        "images": [
+            {
+                "id": im["id"],
+                "file_name": Path(im["file_name"]).with_suffix(".webp").name,
+                "width": im["width"],
+                "height": im["height"],
+            }
+            for im in images
+        ],
+        "annotations": people,
+        "categories": data["categories"],
+    }
 
 
 def main() -> None:
@@ -91,17 +121,26 @@ def main() -> None:
     args.add_argument("--source", type=Path, help="rendered pictures that are there already")
     args.add_argument("--train", type=int, default=2000, help="how many training pictures")
     args.add_argument("--val", type=int, default=500, help="how many validation pictures")
-    args.add_argument("--more", type=int, default=0, help="make so many further validation pictures, and nothing else")
+    args.add_argument(
+        "--more", type=int, default=0, help="make so many further validation pictures, and nothing else"
+    )
     args.add_argument("--quality", type=int, default=58, help="WebP quality")
     args.add_argument("--workers", type=int, default=2, help="processes that render")
-    args.add_argument("--scene", type=int, help="validation picture that becomes the chapters' scene; none: the scene stays")
+    args.add_argument(
+        "--scene", type=int, help="validation picture that becomes the chapters' scene; none: the scene stays"
+    )
     args.add_argument("--assets", type=Path, default=Path(__file__).parent.parent / "smpr" / "assets")
     a = args.parse_args()
-    counts, numbers = {}, {"more": (a.more, 1002)} if a.more else {"train": (a.train, 1000), "val": (a.val, 1001)}
+    counts, numbers = (
+        {},
+        {"more": (a.more, 1002)} if a.more else {"train": (a.train, 1000), "val": (a.val, 1001)},
+    )
     if not a.source:
         from smpr.rendering.people import RenderConfig, render_set
+
         a.source = load_settings().runs / "rendered"
-        for split, (n, seed) in numbers.items(): render_set(a.source / split, n, RenderConfig(quality=95), seed, a.workers)
+        for split, (n, seed) in numbers.items():
+            render_set(a.source / split, n, RenderConfig(quality=95), seed, a.workers)
     for split, (n, _) in numbers.items():
         original = json.loads((a.source / split / "person_keypoints.json").read_text())
         data = compact(original, n)
@@ -114,19 +153,25 @@ def main() -> None:
             with Image.open(a.source / split / "images" / names[im["id"]]) as picture:
                 picture.convert("RGB").save(folder / im["file_name"], quality=a.quality, method=6)
 
-        with ThreadPoolExecutor(2) as pool: list(pool.map(convert, data["images"]))
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(convert, data["images"]))
         (a.out / split / "person_keypoints.json").write_text(json.dumps(data, separators=(",", ":")) + "\n")
         counts[split] = count(data)
         if split == "val" and a.scene:
-            scene = {"images": [im for im in data["images"] if im["id"] == a.scene], "categories": data["categories"],
-                     "annotations": [p for p in data["annotations"] if p["image_id"] == a.scene]}
+            scene = {
+                "images": [im for im in data["images"] if im["id"] == a.scene],
+                "categories": data["categories"],
+                "annotations": [p for p in data["annotations"] if p["image_id"] == a.scene],
+            }
             with Image.open(a.source / split / "images" / names[a.scene]) as picture:
                 picture.convert("RGB").save(a.assets / "scene.webp", quality=90, method=6)
             (a.assets / "scene.json").write_text(json.dumps(scene, separators=(",", ":")) + "\n")
-    if a.more: return print(f"{a.out / 'more'}", counts)
+    if a.more:
+        return print(f"{a.out / 'more'}", counts)
     size = sum(f.stat().st_size for f in a.out.rglob("*") if f.is_file() and f.name != "README.md") / 1e6
     (a.out / "README.md").write_text(CARD.format(size=size, quality=a.quality, **counts))
     print(f"{a.out}: {size:.2f} MB", counts)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -114,7 +114,7 @@ def load_settings(start: Path | None = None) -> Settings:
 # %% ../nbs/appendix/settings.ipynb #b5ee57b7
 def resolve_device(
     name: str = "auto",  # auto, cpu, cuda or cuda:N
-) -> "torch.device":
+) -> "torch.device":  # noqa: F821
     "The device to compute on; `auto` takes a GPU when there is one. Raises SmprError when a GPU is asked for and missing."
     import torch  # seconds, which `smpr --help` need not wait for
 

@@ -1,4 +1,5 @@
 """The experiment machinery: parameters, records, tables, and the notebook whose form must match the configuration."""
+
 import json
 import os
 import shutil
@@ -10,26 +11,53 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smpr.experiments.rows import Row, apply_parameters, load_records, make_scale, parameter_names, row_config, write_record
 from smpr.experiments.findings import read_detections, write_detections
+from smpr.experiments.rows import (
+    Row,
+    apply_parameters,
+    load_records,
+    make_scale,
+    parameter_names,
+    row_config,
+    write_record,
+)
 from smpr.experiments.runner import Trial, plan, reproduce
+from smpr.experiments.tables import (
+    COLUMNS,
+    Matches,
+    paired_step,
+    table1_rows,
+    table_csv,
+    table_latex,
+    table_markdown,
+    weighted_ap,
+)
 from smpr.settings import SmprError, load_settings
-from smpr.experiments.tables import COLUMNS, Matches, paired_step, table1_rows, table_csv, table_latex, table_markdown, weighted_ap
 from smpr.update import Config
 
 NOTEBOOKS = Path(__file__).parent.parent / "nbs" / "ablations"
 
 
 def record(row: str, seed: int, ap: float) -> dict:
-    return {"experiment": "table1", "row": row, "scale": "mini", "seed": seed, "metrics": {c: ap for c in COLUMNS}}
+    return {
+        "experiment": "table1",
+        "row": row,
+        "scale": "mini",
+        "seed": seed,
+        "metrics": {c: ap for c in COLUMNS},
+    }
 
 
 def test_run_notebook_offers_every_field():
     "Each configuration field is a papermill parameter of run.ipynb, and nothing else claims to be one."
     cells = json.loads((NOTEBOOKS / "run.ipynb").read_text())["cells"]
     source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
-    offered = {line.split(" = ")[0] for line in source.splitlines() if " = None" in line and line.split("_")[0] in
-               ("model", "assign", "loss", "data", "test", "decode", "train")}
+    offered = {
+        line.split(" = ")[0]
+        for line in source.splitlines()
+        if " = None" in line
+        and line.split("_")[0] in ("model", "assign", "loss", "data", "test", "decode", "train")
+    }
     assert offered == set(parameter_names())
 
 
@@ -37,52 +65,82 @@ def test_run_notebook_offers_every_field():
 def test_rows_share_everything_but_their_switches(row):
     base = make_scale("mini").config
     config = row_config(row, base)
-    assert (config.train, config.data, config.test, config.loss) == (base.train, base.data, base.test, base.loss)
-    assert (config.model.width, config.model.strides, config.model.backbone) == (base.model.width, base.model.strides, base.model.backbone)
+    assert (config.train, config.data, config.test, config.loss) == (
+        base.train,
+        base.data,
+        base.test,
+        base.loss,
+    )
+    assert (config.model.width, config.model.strides, config.model.backbone) == (
+        base.model.width,
+        base.model.strides,
+        base.model.backbone,
+    )
 
 
 def test_parameters_keep_their_types():
-    config = apply_parameters(Config(), {"model_strides": [8, 16], "model_neck": "pafpn", "data_short_range": [640, 800]})
-    assert config.model.strides == (8, 16) and config.model.neck.value == "pafpn" and config.data.short_range == (640, 800)
+    config = apply_parameters(
+        Config(), {"model_strides": [8, 16], "model_neck": "pafpn", "data_short_range": [640, 800]}
+    )
+    assert (
+        config.model.strides == (8, 16)
+        and config.model.neck.value == "pafpn"
+        and config.data.short_range == (640, 800)
+    )
 
 
-@pytest.mark.parametrize("values", [{"train_speed": 1}, {"assign_shrink": "mine"}, {"assign_oks_threshold": 7}])
+@pytest.mark.parametrize(
+    "values", [{"train_speed": 1}, {"assign_shrink": "mine"}, {"assign_oks_threshold": 7}]
+)
 def test_bad_parameters_are_named(values):
-    with pytest.raises(SmprError) as e: apply_parameters(Config(), values)
+    with pytest.raises(SmprError) as e:
+        apply_parameters(Config(), values)
     assert next(iter(values)) in str(e.value) and "\n" not in str(e.value)
 
 
 def test_table_is_made_of_records_alone(tmp_path):
-    for seed, ap in ((0, .10), (1, .20)): write_record(record("psm", seed, ap), tmp_path)
+    for seed, ap in ((0, 0.10), (1, 0.20)):
+        write_record(record("psm", seed, ap), tmp_path)
     rows = table1_rows(load_records("table1", "mini", tmp_path), "mini")
     psm = next(r for r in rows if r.label == "+ PSM")
     assert psm.seeds == 2 and abs(psm.ours["AP"][0] - 15) < 1e-9 and abs(psm.ours["AP"][1] - 7.0711) < 1e-3
     assert [r.seeds for r in rows].count(0) == 6
     text = table_markdown(rows, "test")
-    assert "15.0 ± 7.1" in text and "+ PSM,2,15.00" in table_csv(rows) and text.count("papermill") == 6 and table_latex(rows, "x").count("not run") == 6
+    assert (
+        "15.0 ± 7.1" in text
+        and "+ PSM,2,15.00" in table_csv(rows)
+        and text.count("papermill") == 6
+        and table_latex(rows, "x").count("not run") == 6
+    )
 
 
 def test_broken_record_is_named(tmp_path):
-    path = write_record(record("psm", 0, .1), tmp_path)
+    path = write_record(record("psm", 0, 0.1), tmp_path)
     path.write_text("{")
-    with pytest.raises(SmprError, match="psm-mini-s0.json"): load_records("table1", "mini", tmp_path)
+    with pytest.raises(SmprError, match="psm-mini-s0.json"):
+        load_records("table1", "mini", tmp_path)
 
 
 def test_unknown_names():
-    with pytest.raises(SmprError, match="huge"): make_scale("huge")
-    with pytest.raises(SmprError, match="table7"): reproduce("table7")
+    with pytest.raises(SmprError, match="huge"):
+        make_scale("huge")
+    with pytest.raises(SmprError, match="table7"):
+        reproduce("table7")
 
 
 @pytest.mark.parametrize("scale", ["gpu", "coco"])
 def test_large_scales_run_on_a_processor(scale, tmp_path, monkeypatch):
     "Two steps of one picture at the sizes that need a GPU, through the same command, notebooks and records."
     from smpr.data import read_json
+
     monkeypatch.setenv("SMPR_RUNS", str(tmp_path))
     folder = load_settings().data / "val"
     content = read_json(folder / "person_keypoints.json")
     chosen = {a["image_id"] for a in content["annotations"] if a["num_keypoints"]}
     content["images"] = [i for i in content["images"] if i["id"] in chosen][:2]
-    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in {i["id"] for i in content["images"]}]
+    content["annotations"] = [
+        a for a in content["annotations"] if a["image_id"] in {i["id"] for i in content["images"]}
+    ]
     (tmp_path / "two.json").write_text(json.dumps(content))
     given = (str(folder / "images"), str(tmp_path / "two.json"))
     trial = Trial(2, 1, *given, *given)
@@ -94,23 +152,37 @@ def test_large_scales_run_on_a_processor(scale, tmp_path, monkeypatch):
 
 
 def test_detections_survive_their_file(tmp_path):
-    results = [{"image_id": i, "category_id": 1, "keypoints": [float(v) for k in range(17) for v in (10 * i + k, 3.3 * k, 1)], "score": .9 - i / 100} for i in range(20)]
+    results = [
+        {
+            "image_id": i,
+            "category_id": 1,
+            "keypoints": [float(v) for k in range(17) for v in (10 * i + k, 3.3 * k, 1)],
+            "score": 0.9 - i / 100,
+        }
+        for i in range(20)
+    ]
     note = write_detections(tmp_path / "a.json.gz", results)
     write_detections(tmp_path / "b.json.gz", results)
-    assert (tmp_path / "a.json.gz").read_bytes() == (tmp_path / "b.json.gz").read_bytes() and note["poses"] == note["of"] == 20
+    assert (tmp_path / "a.json.gz").read_bytes() == (tmp_path / "b.json.gz").read_bytes() and note[
+        "poses"
+    ] == note["of"] == 20
     back = read_detections(tmp_path / "a.json.gz")
-    assert all(abs(x - y) <= .051 for a, b in zip(results, back) for x, y in zip(a["keypoints"], b["keypoints"]))
+    assert all(
+        abs(x - y) <= 0.051 for a, b in zip(results, back) for x, y in zip(a["keypoints"], b["keypoints"])
+    )
     few = write_detections(tmp_path / "c.json.gz", results, limit=240)
     assert (tmp_path / "c.json.gz").stat().st_size <= 240 and 0 < few["poses"] < 20
-    assert [r["score"] for r in read_detections(tmp_path / "c.json.gz")] == pytest.approx([r["score"] for r in results[:few["poses"]]])      # the best stay
+    assert [r["score"] for r in read_detections(tmp_path / "c.json.gz")] == pytest.approx(
+        [r["score"] for r in results[: few["poses"]]]
+    )  # the best stay
 
 
 def test_bootstrap_needs_the_same_draw():
     "A row against itself differs by nothing in every replicate, whatever its seeds."
     aps = np.random.default_rng(0).random((50, 3))
-    step = paired_step("same", aps, aps, (.4, .4))
+    step = paired_step("same", aps, aps, (0.4, 0.4))
     assert (step.difference, step.low, step.high, step.verdict) == (0, 0, 0, "not beyond chance")
-    up = paired_step("up", aps, aps + .1, (.4, .5))
+    up = paired_step("up", aps, aps + 0.1, (0.4, 0.5))
     assert up.verdict == "beyond chance" and abs(up.low - 10) < 1e-9 and abs(up.high - 10) < 1e-9
 
 
@@ -119,11 +191,23 @@ def test_weighted_ap_equals_written_out_copies(seed):
     "Weights count pictures as often as copies of them would, random matches, ties between copies included."
     rng = np.random.default_rng(seed)
     n, d = 6, 40
-    hit = rng.random((3, d)) < .4
-    m = Matches(rng.integers(0, n, d), hit, ~hit & (rng.random((3, d)) < .8), rng.integers(3, 9, n), np.linspace(1, 0, d))
+    hit = rng.random((3, d)) < 0.4
+    m = Matches(
+        rng.integers(0, n, d),
+        hit,
+        ~hit & (rng.random((3, d)) < 0.8),
+        rng.integers(3, 9, n),
+        np.linspace(1, 0, d),
+    )
     draw = rng.integers(0, n, n)
     copies = np.concatenate([np.full((draw == p).sum(), i) for i, p in enumerate(m.picture)]).astype(int)
-    written = Matches(np.zeros(len(copies), int), m.hit[:, copies], m.miss[:, copies], np.array([m.people[draw].sum()]), m.score[copies])
+    written = Matches(
+        np.zeros(len(copies), int),
+        m.hit[:, copies],
+        m.miss[:, copies],
+        np.array([m.people[draw].sum()]),
+        m.score[copies],
+    )
     assert abs(weighted_ap(m, np.bincount(draw, minlength=n)) - weighted_ap(written, np.ones(1))) < 1e-12
 
 
@@ -132,28 +216,44 @@ def test_plans_name_every_run_once():
         jobs = plan("all", scale, 3)
         files = [j.record(scale, Path("f")) for j in jobs]
         assert len(files) == len(set(files)) and sum(j.experiment == "table1" for j in jobs) == 21
-        assert set(plan("figure6", scale)) | set(plan("deviations", scale)) | set(plan("table3", scale)) <= set(jobs)
+        assert set(plan("figure6", scale)) | set(plan("deviations", scale)) | set(
+            plan("table3", scale)
+        ) <= set(jobs)
 
 
 def test_killed_run_goes_on_bit_for_bit(tmp_path):
     "A run killed by SIGKILL after its first saved state and started again leaves the record and detections of an unbroken one."
-    program = ("import sys; from pathlib import Path; from dataclasses import replace; from smpr.experiments.rows import *; from smpr.experiments import rows as ablations\n"
-               "ablations.train_head.__defaults__ = (*ablations.train_head.__defaults__[:-1], 2)\n"
-               "s = make_scale('smoke'); c = row_config('psm', s.config); c = replace(c, train=replace(c.train, steps=int(sys.argv[1])))\n"
-               "r = run_row('t', 'psm', s, 0, c); print(write_record(r.record, Path(sys.argv[2]), r.findings))\n")
+    program = (
+        "import sys; from pathlib import Path; from dataclasses import replace; from smpr.experiments.rows import *; from smpr.experiments import rows as ablations\n"
+        "ablations.train_head.__defaults__ = (*ablations.train_head.__defaults__[:-1], 2)\n"
+        "s = make_scale('smoke'); c = row_config('psm', s.config); c = replace(c, train=replace(c.train, steps=int(sys.argv[1])))\n"
+        "r = run_row('t', 'psm', s, 0, c); print(write_record(r.record, Path(sys.argv[2]), r.findings))\n"
+    )
+
     def start(runs: str, out: str):
         env = os.environ | {"SMPR_RUNS": str(tmp_path / runs), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen([sys.executable, "-c", program, "12", str(tmp_path / out)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [sys.executable, "-c", program, "12", str(tmp_path / out)],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
     assert start("whole", "a").wait(300) == 0
     shutil.copytree(tmp_path / "whole" / "cache", tmp_path / "cut" / "cache")
     first, saved = start("cut", "b"), tmp_path / "cut" / "t" / "psm-smoke-s0" / "state.pt"
-    while not saved.exists() and first.poll() is None: time.sleep(.005)
-    first.kill(); first.wait()
+    while not saved.exists() and first.poll() is None:
+        time.sleep(0.005)
+    first.kill()
+    first.wait()
     assert not list(tmp_path.glob("b/**/*.json")), "the run ended before it could be killed"
     assert start("cut", "b").wait(300) == 0
     a, b = (json.loads((tmp_path / x / "results" / "t" / "psm-smoke-s0.json").read_text()) for x in "ab")
     for r in (a, b):
-        for name in ("wall_seconds", "train_seconds"): del r[name]
+        for name in ("wall_seconds", "train_seconds"):
+            del r[name]
     assert a == b
     for name in ("psm-smoke-s0.detections.json.gz", "psm-smoke-s0.dense.npz"):
-        assert (tmp_path / "a/results/t" / name).read_bytes() == (tmp_path / "b/results/t" / name).read_bytes()
+        assert (tmp_path / "a/results/t" / name).read_bytes() == (
+            tmp_path / "b/results/t" / name
+        ).read_bytes()

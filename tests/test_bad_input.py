@@ -1,4 +1,5 @@
 """Whatever is wrong with pictures, annotations or results: one line that names it and says what to do, never a traceback."""
+
 import json
 import os
 from pathlib import Path
@@ -15,20 +16,47 @@ from smpr.settings import SmprError
 from smpr.skeleton import COCO17, Skeleton
 
 POSE = [v for k in range(17) for v in (20 + 2 * k, 10 + 3 * k, 2)]
-RESULT = {"image_id": 1, "category_id": 1, "keypoints": POSE, "score": .5}
-ADVICE = ("fix", "give", "add", "remove", "replace", "check", "choose", "were ", "was ", "is it", "renumber", "ids must differ", "export")
+RESULT = {"image_id": 1, "category_id": 1, "keypoints": POSE, "score": 0.5}
+ADVICE = (
+    "fix",
+    "give",
+    "add",
+    "remove",
+    "replace",
+    "check",
+    "choose",
+    "were ",
+    "was ",
+    "is it",
+    "renumber",
+    "ids must differ",
+    "export",
+)
 
 
 def good() -> dict:
     "A correct set of two pictures and two persons."
-    person = lambda id, image: {"id": id, "image_id": image, "category_id": 1, "iscrowd": 0, "area": 900, "bbox": [20, 10, 40, 60], "num_keypoints": 17, "keypoints": list(POSE)}
-    return {"images": [{"id": i, "file_name": f"{i}.png", "width": 80, "height": 90} for i in (1, 2)],
-            "annotations": [person(11, 1), person(12, 2)], "categories": [{"id": 1, "name": "person"}]}
+    person = lambda id, image: {
+        "id": id,
+        "image_id": image,
+        "category_id": 1,
+        "iscrowd": 0,
+        "area": 900,
+        "bbox": [20, 10, 40, 60],
+        "num_keypoints": 17,
+        "keypoints": list(POSE),
+    }
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 80, "height": 90} for i in (1, 2)],
+        "annotations": [person(11, 1), person(12, 2)],
+        "categories": [{"id": 1, "name": "person"}],
+    }
 
 
 def write(folder: Path, data) -> Path:
     "An annotation file with two pictures beside it."
-    for i in (1, 2): Image.fromarray(np.full((90, 80, 3), 100 * i, np.uint8)).save(folder / f"{i}.png")
+    for i in (1, 2):
+        Image.fromarray(np.full((90, 80, 3), 100 * i, np.uint8)).save(folder / f"{i}.png")
     path = folder / "set.json"
     path.write_text(data if isinstance(data, str) else json.dumps(data))
     return path
@@ -43,11 +71,16 @@ def one_line(error: pytest.ExceptionInfo, *words: str) -> None:
 
 def change(place, value=KeyError):
     "A change of the correct set: set the field at a path, or delete it."
+
     def apply(data):
         *path, last = place
-        for p in path: data = data[p]
-        if value is KeyError: del data[last]
-        else: data[last] = value
+        for p in path:
+            data = data[p]
+        if value is KeyError:
+            del data[last]
+        else:
+            data[last] = value
+
     return apply
 
 
@@ -90,7 +123,8 @@ def test_broken_annotations(tmp_path, case):
     apply(data)
     path = write(tmp_path, data)
     for read in (lambda: load_set(tmp_path, path), lambda: evaluate(path, [])):
-        with pytest.raises(SmprError) as e: read()
+        with pytest.raises(SmprError) as e:
+            read()
         one_line(e, "set.json", *words)
 
 
@@ -98,15 +132,17 @@ def test_broken_annotations(tmp_path, case):
 def test_malformed_json(tmp_path, text):
     path = write(tmp_path, text)
     for read in (lambda: load_set(tmp_path, path), lambda: evaluate(path, []), lambda: read_results(path)):
-        with pytest.raises(SmprError) as e: read()
+        with pytest.raises(SmprError) as e:
+            read()
         one_line(e, "set.json", "JSON")
 
 
 def test_json_of_other_bytes_and_no_json_at_all(tmp_path):
     path = write(tmp_path, good())
-    path.write_bytes("{\"images\": \"\u00e4\"}".encode("latin-1"))
+    path.write_bytes('{"images": "\u00e4"}'.encode("latin-1"))
     for p, word in ((path, "set.json"), (tmp_path / "none.json", "no such file"), (tmp_path, tmp_path.name)):
-        with pytest.raises(SmprError) as e: load_set(tmp_path, p)
+        with pytest.raises(SmprError) as e:
+            load_set(tmp_path, p)
         one_line(e, word)
 
 
@@ -114,34 +150,49 @@ def test_correct_set_passes(tmp_path):
     "The set that the cases above break is right, and scores."
     path = write(tmp_path, good())
     assert len(load_set(tmp_path, path)) == 2
-    assert evaluate(path, [RESULT, RESULT | {"image_id": 2}])["AP"] > .9999
+    assert evaluate(path, [RESULT, RESULT | {"image_id": 2}])["AP"] > 0.9999
 
 
 def test_optional_fields_may_be_missing(tmp_path):
     data = good()
     for a in data["annotations"]:
-        for f in ("iscrowd", "num_keypoints", "bbox", "category_id"): del a[f]
-    data["annotations"][0]["id"] = 0                                    # id 0 is a person like others
+        for f in ("iscrowd", "num_keypoints", "bbox", "category_id"):
+            del a[f]
+    data["annotations"][0]["id"] = 0  # id 0 is a person like others
     del data["categories"]
     path = write(tmp_path, data)
-    assert evaluate(path, [RESULT, RESULT | {"image_id": 2}])["AP"] > .9999 and len(load_set(tmp_path, path).records[0].areas) == 1
+    assert (
+        evaluate(path, [RESULT, RESULT | {"image_id": 2}])["AP"] > 0.9999
+        and len(load_set(tmp_path, path).records[0].areas) == 1
+    )
 
 
 @pytest.mark.parametrize("change_file", ("missing", "truncated", "text", "empty", "folder", "other size"))
 def test_bad_pictures(tmp_path, change_file):
     poses = load_set(tmp_path, write(tmp_path, good()))
     path = tmp_path / "2.png"
-    if change_file in ("truncated", "other size"): Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 80 + 8 * (change_file == "other size"), 3), dtype=np.uint8)).save(path)
+    if change_file in ("truncated", "other size"):
+        Image.fromarray(
+            np.random.default_rng(0).integers(
+                0, 256, (90, 80 + 8 * (change_file == "other size"), 3), dtype=np.uint8
+            )
+        ).save(path)
     whole = path.read_bytes()
     path.unlink()
-    if change_file == "truncated": path.write_bytes(whole[:len(whole) // 2])
-    if change_file == "text": path.write_text("no picture")
-    if change_file == "empty": path.write_bytes(b"")
-    if change_file == "folder": path.mkdir()
-    if change_file == "other size": path.write_bytes(whole)
+    if change_file == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    if change_file == "text":
+        path.write_text("no picture")
+    if change_file == "empty":
+        path.write_bytes(b"")
+    if change_file == "folder":
+        path.mkdir()
+    if change_file == "other size":
+        path.write_bytes(whole)
     stream = TrainStream(poses, DataConfig(short=64, long=90, crop=0))
     for read in (lambda: read_image(path, (80, 90)), lambda: [stream[d] for d in range(2)], stream.preload):
-        with pytest.raises(SmprError) as e: read()
+        with pytest.raises(SmprError) as e:
+            read()
         one_line(e, "2.png")
 
 
@@ -152,25 +203,35 @@ def test_truncated_anywhere(tmp_path, suffix, cut):
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8)).save(path)
     whole = path.read_bytes()
-    path.write_bytes(whole[:len(whole) * cut // 10])
-    try: assert read_image(path, (50, 60)).shape == (60, 50, 3)
-    except SmprError as e: assert path.name in str(e) and "\n" not in str(e)
+    path.write_bytes(whole[: len(whole) * cut // 10])
+    try:
+        assert read_image(path, (50, 60)).shape == (60, 50, 3)
+    except SmprError as e:
+        assert path.name in str(e) and "\n" not in str(e)
 
 
 def test_nobody_to_train_on(tmp_path):
     data = good()
-    for a in data["annotations"]: a["keypoints"] = [0] * 51
+    for a in data["annotations"]:
+        a["keypoints"] = [0] * 51
     poses = load_set(tmp_path, write(tmp_path, data))
-    with pytest.raises(SmprError) as e: TrainStream(poses, DataConfig())
+    with pytest.raises(SmprError) as e:
+        TrainStream(poses, DataConfig())
     assert "set.json" in str(e.value) and "\n" not in str(e.value)
-    with pytest.raises(SmprError, match="multiple of 3"): DrawSampler(4, 0, 1, 0, 3)
+    with pytest.raises(SmprError, match="multiple of 3"):
+        DrawSampler(4, 0, 1, 0, 3)
 
 
 BAD_RESULTS = {
-    "not a list": ({"a": 1}, []), "entry a text": (["pose"], ["entry 0", "image_id"]), "no score": ([{k: v for k, v in RESULT.items() if k != "score"}], ["entry 0", "score"]),
-    "NaN score": ([RESULT, RESULT | {"score": float("nan")}], ["entry 1", "NaN"]), "infinite score": ([RESULT | {"score": float("inf")}], ["entry 0", "infinity"]),
-    "NaN keypoint": ([RESULT | {"keypoints": [float("nan"), *POSE[1:]]}], ["entry 0", "NaN"]), "another skeleton": ([RESULT | {"keypoints": POSE[:15]}], ["entry 0", "15", "51"]),
-    "keypoints a number": ([RESULT | {"keypoints": 5}], ["entry 0", "51"]), "score a text": ([RESULT | {"score": "high"}], ["entry 0", "number"]),
+    "not a list": ({"a": 1}, []),
+    "entry a text": (["pose"], ["entry 0", "image_id"]),
+    "no score": ([{k: v for k, v in RESULT.items() if k != "score"}], ["entry 0", "score"]),
+    "NaN score": ([RESULT, RESULT | {"score": float("nan")}], ["entry 1", "NaN"]),
+    "infinite score": ([RESULT | {"score": float("inf")}], ["entry 0", "infinity"]),
+    "NaN keypoint": ([RESULT | {"keypoints": [float("nan"), *POSE[1:]]}], ["entry 0", "NaN"]),
+    "another skeleton": ([RESULT | {"keypoints": POSE[:15]}], ["entry 0", "15", "51"]),
+    "keypoints a number": ([RESULT | {"keypoints": 5}], ["entry 0", "51"]),
+    "score a text": ([RESULT | {"score": "high"}], ["entry 0", "number"]),
     "keypoints nested": ([RESULT | {"keypoints": [[1, 2, 3]] * 51}], ["entry 0", "number"]),
 }
 
@@ -182,42 +243,74 @@ def test_bad_results(tmp_path, case):
     file = tmp_path / "results.json"
     file.write_text(json.dumps(results))
     for read in (lambda: evaluate(path, results), lambda: check_results(results, 17)):
-        with pytest.raises(SmprError) as e: read()
+        with pytest.raises(SmprError) as e:
+            read()
         one_line(e, "results", *words)
-    with pytest.raises(SmprError) as e: read_results(file)
+    with pytest.raises(SmprError) as e:
+        read_results(file)
     one_line(e, "results.json", *words)
 
 
 def test_results_of_another_set(tmp_path):
     path = write(tmp_path, good())
-    for read in (lambda: evaluate(path, [RESULT | {"image_id": 4711}]), lambda: score_vs_oks([RESULT | {"image_id": 4711}], load_set(tmp_path, path)),
-                 lambda: evaluate(path, [RESULT], image_ids=[4711])):
-        with pytest.raises(SmprError) as e: read()
+    for read in (
+        lambda: evaluate(path, [RESULT | {"image_id": 4711}]),
+        lambda: score_vs_oks([RESULT | {"image_id": 4711}], load_set(tmp_path, path)),
+        lambda: evaluate(path, [RESULT], image_ids=[4711]),
+    ):
+        with pytest.raises(SmprError) as e:
+            read()
         one_line(e, "4711")
 
 
 def test_another_skeleton(tmp_path):
     "A K = 5 set read as COCO's, and the other way."
-    five = Skeleton(tuple("abcde"), (.05,) * 5, (), ())
+    five = Skeleton(tuple("abcde"), (0.05,) * 5, (), ())
     data = good()
     path = write(tmp_path, data)
-    with pytest.raises(SmprError, match="51.*15|15.*51"): load_set(tmp_path, path, five)
-    for a in data["annotations"]: a["keypoints"] = POSE[:15]
+    with pytest.raises(SmprError, match="51.*15|15.*51"):
+        load_set(tmp_path, path, five)
+    for a in data["annotations"]:
+        a["keypoints"] = POSE[:15]
     path = write(tmp_path, data)
-    with pytest.raises(SmprError, match="51.*17|15.*51"): load_set(tmp_path, path, COCO17)
-    assert evaluate(path, [RESULT | {"keypoints": POSE[:15], "image_id": i} for i in (1, 2)], five)["AP"] > .9999
+    with pytest.raises(SmprError, match="51.*17|15.*51"):
+        load_set(tmp_path, path, COCO17)
+    assert (
+        evaluate(path, [RESULT | {"keypoints": POSE[:15], "image_id": i} for i in (1, 2)], five)["AP"]
+        > 0.9999
+    )
 
 
 @pytest.mark.parametrize("case", ("unknown image", "NaN", "missing picture", "no file"))
 def test_the_command_exits_with_2_and_one_line(tmp_path, capsys, case):
     data = good()
-    if case in BROKEN: BROKEN[case][0](data)
+    if case in BROKEN:
+        BROKEN[case][0](data)
     path = write(tmp_path, data)
-    if case == "missing picture": os.remove(tmp_path / "2.png")
-    if case == "no file": path = tmp_path / "none.json"
+    if case == "missing picture":
+        os.remove(tmp_path / "2.png")
+    if case == "no file":
+        path = tmp_path / "none.json"
     numbers = tmp_path / "numbers.json"
     numbers.write_text("kept")
-    assert main(["eval", "--images", str(tmp_path), "--annotations", str(path), "--weights", "rendered", "--device", "cpu", "--json", str(numbers)]) == 2
+    assert (
+        main(
+            [
+                "eval",
+                "--images",
+                str(tmp_path),
+                "--annotations",
+                str(path),
+                "--weights",
+                "rendered",
+                "--device",
+                "cpu",
+                "--json",
+                str(numbers),
+            ]
+        )
+        == 2
+    )
     lines = [l for l in capsys.readouterr().err.splitlines() if "evaluating" not in l and l.strip()]
     assert len(lines) == 1 and "Traceback" not in lines[0] and numbers.read_text() == "kept", lines
     assert {"missing picture": "2.png", "no file": "none.json"}.get(case, "annotation 12") in lines[0]

@@ -1,4 +1,5 @@
 """The command `smpr`: every subcommand on tiny data, and every kind of bad input in one line with exit code 2."""
+
 import errno
 import json
 import os
@@ -14,29 +15,48 @@ from PIL import Image
 from smpr.checkpoints import config_to_dict, load_weights, save_weights
 from smpr.cli import EXAMPLES, change_config, config_flags, main
 from smpr.evaluation import METRICS, check_results
+from smpr.experiments.runner import Trial
 from smpr.inference import DecodeConfig, TestConfig, load
 from smpr.model import SMPR, BackboneName, ModelConfig, Pixels
-from smpr.experiments.runner import Trial
 from smpr.skeleton import COCO17, Skeleton, skeleton_to_category
 from smpr.update import Config, small_config
 
-SMALL = ModelConfig(backbone=BackboneName.LITE0, pixels=Pixels.HALF, width=16, tower_depth=1, norm_groups=4, heatmap_width=8, strides=(8, 16, 32))
-TEST = TestConfig(72, 96, decode=DecodeConfig(score_threshold=0.0))       # random weights believe in nobody: let all pass
-FIVE = Skeleton(("head", "left_hand", "right_hand", "left_foot", "right_foot"), (.05,) * 5, ((1, 2), (3, 4)), ((0, 1), (0, 2), (0, 3), (0, 4)))
+SMALL = ModelConfig(
+    backbone=BackboneName.LITE0,
+    pixels=Pixels.HALF,
+    width=16,
+    tower_depth=1,
+    norm_groups=4,
+    heatmap_width=8,
+    strides=(8, 16, 32),
+)
+TEST = TestConfig(
+    72, 96, decode=DecodeConfig(score_threshold=0.0)
+)  # random weights believe in nobody: let all pass
+FIVE = Skeleton(
+    ("head", "left_hand", "right_hand", "left_foot", "right_foot"),
+    (0.05,) * 5,
+    ((1, 2), (3, 4)),
+    ((0, 1), (0, 2), (0, 3), (0, 4)),
+)
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     "No test writes into the checkout or takes a GPU."
-    for name in ("FIGURES", "RUNS", "COCO"): monkeypatch.setenv(f"SMPR_{name}", str(tmp_path / name.lower()))
-    for name, value in (("DEVICE", "cpu"), ("WORKERS", "0")): monkeypatch.setenv(f"SMPR_{name}", value)
+    for name in ("FIGURES", "RUNS", "COCO"):
+        monkeypatch.setenv(f"SMPR_{name}", str(tmp_path / name.lower()))
+    for name, value in (("DEVICE", "cpu"), ("WORKERS", "0")):
+        monkeypatch.setenv(f"SMPR_{name}", value)
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> Path:
     torch.manual_seed(0)
-    return save_weights(SMPR(SMALL), tmp_path_factory.mktemp("weights") / "tiny.safetensors", {"test": config_to_dict(TEST)})
+    return save_weights(
+        SMPR(SMALL), tmp_path_factory.mktemp("weights") / "tiny.safetensors", {"test": config_to_dict(TEST)}
+    )
 
 
 @pytest.fixture
@@ -44,7 +64,8 @@ def photos(tmp_path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for name in ("a.png", "b.jpg", "c.webp"): Image.fromarray(rng.integers(0, 255, (72, 96, 3), dtype=np.uint8)).save(folder / name)
+    for name in ("a.png", "b.jpg", "c.webp"):
+        Image.fromarray(rng.integers(0, 255, (72, 96, 3), dtype=np.uint8)).save(folder / name)
     return folder
 
 
@@ -52,9 +73,23 @@ def coco(skeleton: Skeleton = COCO17, **more) -> dict:
     "Three pictures with one person each."
     rng = np.random.default_rng(1)
     k = np.concatenate([rng.uniform(10, 60, (3, skeleton.K, 2)).round(1), np.full((3, skeleton.K, 1), 2)], -1)
-    people = [{"id": i + 1, "image_id": i + 1, "category_id": 1, "iscrowd": 0, "num_keypoints": skeleton.K, "area": 2500.0,
-               "bbox": [10, 10, 50, 50], "keypoints": k[i].ravel().tolist()} for i in range(3)]
-    pictures = [{"id": i + 1, "file_name": n, "width": 96, "height": 72} for i, n in enumerate(("a.png", "b.jpg", "c.webp"))]
+    people = [
+        {
+            "id": i + 1,
+            "image_id": i + 1,
+            "category_id": 1,
+            "iscrowd": 0,
+            "num_keypoints": skeleton.K,
+            "area": 2500.0,
+            "bbox": [10, 10, 50, 50],
+            "keypoints": k[i].ravel().tolist(),
+        }
+        for i in range(3)
+    ]
+    pictures = [
+        {"id": i + 1, "file_name": n, "width": 96, "height": 72}
+        for i, n in enumerate(("a.png", "b.jpg", "c.webp"))
+    ]
     return {"images": pictures, "annotations": people, "categories": [skeleton_to_category(skeleton)]} | more
 
 
@@ -64,7 +99,8 @@ def write(path: Path, content) -> Path:
 
 
 @pytest.fixture
-def truth(tmp_path) -> Path: return write(tmp_path / "truth.json", coco())
+def truth(tmp_path) -> Path:
+    return write(tmp_path / "truth.json", coco())
 
 
 @pytest.fixture
@@ -80,24 +116,30 @@ def smpr(capsys):
             assert len(lines) == 1 and err.rstrip().endswith(lines[0]) and "Traceback" not in err
             return lines[0]
         return out
+
     return call
 
 
 def full_disk(monkeypatch, after: int = 0) -> None:
     "From the `after`-th whole file on, the disk is full."
     real, count = os.replace, [0]
+
     def replace(*a, **k):
         count[0] += 1
-        if count[0] > after: raise OSError(errno.ENOSPC, "No space left on device")
+        if count[0] > after:
+            raise OSError(errno.ENOSPC, "No space left on device")
         return real(*a, **k)
+
     monkeypatch.setattr(os, "replace", replace)
 
 
 # help
 
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_help_has_an_example(name, capsys):
-    with pytest.raises(SystemExit) as stop: main([name, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
     assert stop.value.code == 0 and f"example: {EXAMPLES[name]}" in capsys.readouterr().out
 
 
@@ -108,14 +150,32 @@ def test_help_needs_no_torch():
 
 def test_as_a_module():
     done = subprocess.run([sys.executable, "-m", "smpr.cli", "dance"], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("smpr: error: ") and "dance" in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("smpr: error: ")
+        and "dance" in done.stderr
+        and done.stderr.count("\n") == 1
+    )
 
 
-@pytest.mark.parametrize("words", [[], ["dance"], ["predict"], ["predict", "a.png", "--loud"], ["data", "burn"], ["reproduce", "--seeds", "two"]], ids=" ".join)
-def test_bad_words(words, smpr): assert "--help" in smpr(*words, code=2)
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["dance"],
+        ["predict"],
+        ["predict", "a.png", "--loud"],
+        ["data", "burn"],
+        ["reproduce", "--seeds", "two"],
+    ],
+    ids=" ".join,
+)
+def test_bad_words(words, smpr):
+    assert "--help" in smpr(*words, code=2)
 
 
 # flags
+
 
 @pytest.mark.parametrize("config", [Config(), small_config()], ids=["paper", "small"])
 def test_every_setting_is_a_flag(config):
@@ -131,12 +191,16 @@ def test_list(smpr):
 
 # predict
 
+
 def test_predict(smpr, weights, photos):
     out = smpr("predict", photos, "photos/*.png", "--weights", weights, "--out", "drawn", "--threshold", "0")
     results, images = (json.loads(Path("drawn", f"{n}.json").read_text()) for n in ("results", "images"))
     check_results(results, 17)
     assert len(images) == 4 and {r["image_id"] for r in results} == {0, 1, 2, 3} and len(results) == 80
-    assert sorted(p.name for p in Path("drawn").glob("*.png")) == ["a-2.png", "a.png", "b.png", "c.png"] and "20 people" in out
+    assert (
+        sorted(p.name for p in Path("drawn").glob("*.png")) == ["a-2.png", "a.png", "b.png", "c.png"]
+        and "20 people" in out
+    )
     assert images[1] == {"id": 1, "file_name": str(photos / "b.jpg"), "width": 96, "height": 72}
 
 
@@ -162,7 +226,9 @@ def test_predict_never_overwrites_its_sources(smpr, weights, photos):
 def test_a_bad_picture_does_not_stop_the_others(smpr, weights, photos):
     (photos / "b.jpg").write_bytes((photos / "b.jpg").read_bytes()[:700])
     line = smpr("predict", photos, "--weights", weights, "--out", "drawn", code=2)
-    assert str(photos / "b.jpg") in line and {r["id"] for r in json.loads(Path("drawn/images.json").read_text())} == {0, 2}
+    assert str(photos / "b.jpg") in line and {
+        r["id"] for r in json.loads(Path("drawn/images.json").read_text())
+    } == {0, 2}
     assert Path("drawn/c.png").exists() and not Path("drawn/b.png").exists()
 
 
@@ -186,25 +252,35 @@ def test_full_disk_while_predicting(smpr, weights, photos, monkeypatch):
     full_disk(monkeypatch, after=2)
     line = smpr("predict", photos, "--weights", weights, "--out", "drawn", code=2)
     assert "No space left" in line and "free some space" in line
-    assert sorted(p.name for p in Path("drawn").iterdir()) == ["a.png", "results.jsonl"] and Image.open("drawn/a.png").size[0] > 0
+    assert (
+        sorted(p.name for p in Path("drawn").iterdir()) == ["a.png", "results.jsonl"]
+        and Image.open("drawn/a.png").size[0] > 0
+    )
 
 
 def test_out_is_no_folder(smpr, weights, photos):
-    assert "notes.txt" in smpr("predict", photos, "--weights", weights, "--out", write(Path("notes.txt"), "x"), code=2)
+    assert "notes.txt" in smpr(
+        "predict", photos, "--weights", weights, "--out", write(Path("notes.txt"), "x"), code=2
+    )
 
 
 def test_interrupted(smpr, weights, photos, monkeypatch):
     import smpr.inference as inference
+
     real = inference.predict
+
     def predict(model, source, config=None):
-        if Path(source).name == "c.webp": raise KeyboardInterrupt
+        if Path(source).name == "c.webp":
+            raise KeyboardInterrupt
         return real(model, source, config)
+
     monkeypatch.setattr(inference, "predict", predict)
     smpr("predict", photos, "--weights", weights, "--out", "drawn", code=130)
     assert len(json.loads(Path("drawn/images.json").read_text())) == 2
 
 
 # videos
+
 
 @pytest.fixture
 def clip(tmp_path) -> Path:
@@ -214,18 +290,29 @@ def clip(tmp_path) -> Path:
         stream = video.add_stream("mpeg4", rate=5)
         stream.width, stream.height, stream.pix_fmt = 96, 72, "yuv420p"
         for _ in range(5):
-            for packet in stream.encode(av.VideoFrame.from_ndarray(rng.integers(0, 255, (72, 96, 3), dtype=np.uint8), format="rgb24")): video.mux(packet)
-        for packet in stream.encode(): video.mux(packet)
+            for packet in stream.encode(
+                av.VideoFrame.from_ndarray(rng.integers(0, 255, (72, 96, 3), dtype=np.uint8), format="rgb24")
+            ):
+                video.mux(packet)
+        for packet in stream.encode():
+            video.mux(packet)
     return path
 
 
 def test_video(smpr, weights, clip):
     import av
+
     out = smpr("predict", clip, "--weights", weights, "--out", "drawn", "--threshold", "0")
     results = json.loads(Path("drawn/clip.json").read_text())
     check_results(results, 17)
-    with av.open("drawn/clip.mp4") as video: frames = list(video.decode(video=0))
-    assert len(frames) == 5 and (frames[0].width, frames[0].height) == (96, 72) and {r["image_id"] for r in results} == set(range(5)) and "5 frames" in out
+    with av.open("drawn/clip.mp4") as video:
+        frames = list(video.decode(video=0))
+    assert (
+        len(frames) == 5
+        and (frames[0].width, frames[0].height) == (96, 72)
+        and {r["image_id"] for r in results} == set(range(5))
+        and "5 frames" in out
+    )
 
 
 def test_damaged_video(smpr, weights, clip, photos):
@@ -237,17 +324,24 @@ def test_damaged_video(smpr, weights, clip, photos):
 def test_video_that_breaks_off(smpr, weights, clip):
     "What came before the break is kept."
     import av
-    with av.open(str(clip)) as video, av.open("clip.mkv", "w") as out:                 # Matroska can be read up to where it ends
+
+    with (
+        av.open(str(clip)) as video,
+        av.open("clip.mkv", "w") as out,
+    ):  # Matroska can be read up to where it ends
         stream = out.add_stream("mpeg4", rate=5)
         stream.width, stream.height, stream.pix_fmt = 96, 72, "yuv420p"
         for frame in video.decode(video=0):
-            for packet in stream.encode(frame): out.mux(packet)
-        for packet in stream.encode(): out.mux(packet)
+            for packet in stream.encode(frame):
+                out.mux(packet)
+        for packet in stream.encode():
+            out.mux(packet)
     cut = Path("clip.mkv").read_bytes()
-    Path("clip.mkv").write_bytes(cut[:len(cut) * 2 // 3])
+    Path("clip.mkv").write_bytes(cut[: len(cut) * 2 // 3])
     main(["predict", "clip.mkv", "--weights", str(weights), "--out", "drawn"])
     frames = {r["image_id"] for r in json.loads(Path("drawn/clip.json").read_text())}
-    with av.open("drawn/clip.mp4") as video: assert {*range(len(list(video.decode(video=0))))} == frames and 1 <= len(frames) <= 5
+    with av.open("drawn/clip.mp4") as video:
+        assert {*range(len(list(video.decode(video=0))))} == frames and 1 <= len(frames) <= 5
 
 
 def test_full_disk_while_writing_a_video(tmp_path):
@@ -265,7 +359,11 @@ def test_full_disk_while_writing_a_video(tmp_path):
         try: write_video(Path("big.mp4"), ((Image.fromarray(rng.integers(0, 255, (240, 320, 3), dtype=np.uint8)), 25) for _ in range(20)))
         except SmprError as e: sys.exit(str(e))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1 and done.stderr.startswith("big.mp4: cannot be written") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 1
+        and done.stderr.startswith("big.mp4: cannot be written")
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_video_without_its_package(smpr, weights, clip, monkeypatch):
@@ -275,17 +373,39 @@ def test_video_without_its_package(smpr, weights, clip, monkeypatch):
 
 # eval
 
+
 def test_eval(smpr, weights, photos, truth):
-    out = smpr("eval", "--images", photos, "--annotations", truth, "--weights", weights, "--json", "numbers.json", "--results", "found.json", "--flip", "--scales", "72,96")
+    out = smpr(
+        "eval",
+        "--images",
+        photos,
+        "--annotations",
+        truth,
+        "--weights",
+        weights,
+        "--json",
+        "numbers.json",
+        "--results",
+        "found.json",
+        "--flip",
+        "--scales",
+        "72,96",
+    )
     numbers = json.loads(Path("numbers.json").read_text())
-    assert all(0 <= numbers[m] <= 1 or m in ("APL", "ARL") for m in METRICS) and numbers["pictures"] == 3 and numbers["flip"]
+    assert (
+        all(0 <= numbers[m] <= 1 or m in ("APL", "ARL") for m in METRICS)
+        and numbers["pictures"] == 3
+        and numbers["flip"]
+    )
     assert [l.split()[0] for l in out.splitlines()] == list(METRICS)
     check_results(json.loads(Path("found.json").read_text()), 17)
 
 
 def test_every_listed_picture_counts(smpr, weights, photos, truth, monkeypatch):
     "Perfect poses on one picture of three find a third of the people."
-    right = [{"image_id": 1, "category_id": 1, "keypoints": coco()["annotations"][0]["keypoints"], "score": .9}]
+    right = [
+        {"image_id": 1, "category_id": 1, "keypoints": coco()["annotations"][0]["keypoints"], "score": 0.9}
+    ]
     monkeypatch.setattr("smpr.evaluation.detect_set", lambda *a, **k: right)
     smpr("eval", "--images", photos, "--annotations", truth, "--weights", weights, "--json", "numbers.json")
     numbers = json.loads(Path("numbers.json").read_text())
@@ -293,7 +413,13 @@ def test_every_listed_picture_counts(smpr, weights, photos, truth, monkeypatch):
 
 
 def test_eval_without_annotations(smpr, weights, photos):
-    info = write(Path("info.json"), {"images": coco()["images"], "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}]})
+    info = write(
+        Path("info.json"),
+        {
+            "images": coco()["images"],
+            "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}],
+        },
+    )
     smpr("eval", "--images", photos, "--image-info", info, "--weights", weights, "--results", "found.json")
     assert {r["image_id"] for r in json.loads(Path("found.json").read_text())} == {1, 2, 3}
 
@@ -301,7 +427,18 @@ def test_eval_without_annotations(smpr, weights, photos):
 def test_a_full_disk_keeps_old_results(smpr, weights, photos, truth, monkeypatch):
     write(Path("found.json"), "[]")
     full_disk(monkeypatch)
-    assert "found.json" in smpr("eval", "--images", photos, "--annotations", truth, "--weights", weights, "--results", "found.json", code=2)
+    assert "found.json" in smpr(
+        "eval",
+        "--images",
+        photos,
+        "--annotations",
+        truth,
+        "--weights",
+        weights,
+        "--results",
+        "found.json",
+        code=2,
+    )
     assert Path("found.json").read_text() == "[]" and not list(Path().glob("*.tmp"))
 
 
@@ -312,17 +449,37 @@ def changed(annotation: dict) -> dict:
     return data
 
 
-BAD_SETS = {"malformed": ('{"images": [', "not valid JSON"), "no images": ({"annotations": []}, "images"), "empty": (coco(images=[], annotations=[]), "empty"),
-            "nobody": (coco(annotations=[]), "labelled keypoints"), "too few keypoints": (changed({"keypoints": [1, 2, 2]}), "annotation 2"),
-            "nan": (json.dumps(changed({"keypoints": [float("nan")] * 51})), "annotation 2"), "unknown image": (changed({"image_id": 77}), "77"),
-            "missing picture": (coco(images=[*coco()["images"], {"id": 4, "file_name": "d.png", "width": 96, "height": 72}]), "d.png"),
-            "wrong size": (coco(images=[i | {"width": 50} for i in coco()["images"]]), "a.png")}
+BAD_SETS = {
+    "malformed": ('{"images": [', "not valid JSON"),
+    "no images": ({"annotations": []}, "images"),
+    "empty": (coco(images=[], annotations=[]), "empty"),
+    "nobody": (coco(annotations=[]), "labelled keypoints"),
+    "too few keypoints": (changed({"keypoints": [1, 2, 2]}), "annotation 2"),
+    "nan": (json.dumps(changed({"keypoints": [float("nan")] * 51})), "annotation 2"),
+    "unknown image": (changed({"image_id": 77}), "77"),
+    "missing picture": (
+        coco(images=[*coco()["images"], {"id": 4, "file_name": "d.png", "width": 96, "height": 72}]),
+        "d.png",
+    ),
+    "wrong size": (coco(images=[i | {"width": 50} for i in coco()["images"]]), "a.png"),
+}
 
 
 @pytest.mark.parametrize("name", BAD_SETS)
 def test_eval_bad_set(name, smpr, weights, photos):
     content, said = BAD_SETS[name]
-    assert said in smpr("eval", "--images", photos, "--annotations", write(Path("bad.json"), content), "--weights", weights, "--json", "numbers.json", code=2)
+    assert said in smpr(
+        "eval",
+        "--images",
+        photos,
+        "--annotations",
+        write(Path("bad.json"), content),
+        "--weights",
+        weights,
+        "--json",
+        "numbers.json",
+        code=2,
+    )
     assert not Path("numbers.json").exists()
 
 
@@ -331,11 +488,20 @@ def test_eval_truncated_picture(smpr, weights, photos, truth):
     assert "b.jpg" in smpr("eval", "--images", photos, "--annotations", truth, "--weights", weights, code=2)
 
 
-@pytest.mark.parametrize("words,said", [(["--annotations", "none.json"], "none.json"), ([], "--annotations"), (["--image-info", "truth.json"], "--results")])
-def test_eval_bad_words(words, said, smpr, weights, photos, truth): assert said in smpr("eval", "--images", photos, "--weights", weights, *words, code=2)
+@pytest.mark.parametrize(
+    "words,said",
+    [
+        (["--annotations", "none.json"], "none.json"),
+        ([], "--annotations"),
+        (["--image-info", "truth.json"], "--results"),
+    ],
+)
+def test_eval_bad_words(words, said, smpr, weights, photos, truth):
+    assert said in smpr("eval", "--images", photos, "--weights", weights, *words, code=2)
 
 
 # weights and devices
+
 
 def test_weights_of_another_network(smpr, photos, truth, tmp_path):
     five = save_weights(SMPR(SMALL, FIVE), tmp_path / "five.safetensors", {"test": config_to_dict(TEST)})
@@ -345,9 +511,12 @@ def test_weights_of_another_network(smpr, photos, truth, tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "strange", "pickle", "nan", "missing"])
 def test_bad_weights(damage, smpr, weights, photos, tmp_path):
     path = tmp_path / "bad.safetensors"
-    if damage == "cut": path.write_bytes(weights.read_bytes()[:5000])
-    if damage == "strange": path.write_text("not weights")
-    if damage == "pickle": torch.save({"a": torch.zeros(1)}, path)
+    if damage == "cut":
+        path.write_bytes(weights.read_bytes()[:5000])
+    if damage == "strange":
+        path.write_text("not weights")
+    if damage == "pickle":
+        torch.save({"a": torch.zeros(1)}, path)
     if damage == "nan":
         net = SMPR(SMALL)
         torch.nn.init.constant_(net.head.person.weight, float("nan"))
@@ -356,11 +525,20 @@ def test_bad_weights(damage, smpr, weights, photos, tmp_path):
     assert "bad.safetensors" in line and not Path("smpr-out").exists()
 
 
-def test_no_gpu(smpr, weights, photos): assert "cuda:99" in smpr("predict", photos, "--weights", weights, "--device", "cuda:99", code=2)
+def test_no_gpu(smpr, weights, photos):
+    assert "cuda:99" in smpr("predict", photos, "--weights", weights, "--device", "cuda:99", code=2)
 
 
 def test_convert_refuses(smpr, tmp_path):
-    torch.save({"state_dict": {"backbone.conv1.weight": torch.zeros(64, 3, 7, 7), "bbox_head.fcos_mystery.weight": torch.zeros(1)}}, tmp_path / "old.pth")
+    torch.save(
+        {
+            "state_dict": {
+                "backbone.conv1.weight": torch.zeros(64, 3, 7, 7),
+                "bbox_head.fcos_mystery.weight": torch.zeros(1),
+            }
+        },
+        tmp_path / "old.pth",
+    )
     assert "fcos_mystery" in smpr("convert", "old.pth", "new.safetensors", "--kind", "resnet50_pafpn", code=2)
     assert "hrnet_w32" in smpr("convert", "old.pth", "new.safetensors", "--kind", "resnet51", code=2)
     write(Path("notes.pth"), "x")
@@ -371,10 +549,23 @@ def test_convert_refuses(smpr, tmp_path):
 
 
 def test_convert(smpr, tmp_path):
-    shapes = Path(__file__).parent.parent / os.environ.get("SMPR_GOLDEN", "../shared/golden") / "state_dict_shapes.json"
-    if not shapes.exists(): pytest.skip(f"{shapes}: the names and shapes of a published checkpoint are not here; set SMPR_GOLDEN")
+    shapes = (
+        Path(__file__).parent.parent
+        / os.environ.get("SMPR_GOLDEN", "../shared/golden")
+        / "state_dict_shapes.json"
+    )
+    if not shapes.exists():
+        pytest.skip(f"{shapes}: the names and shapes of a published checkpoint are not here; set SMPR_GOLDEN")
     names = json.loads(shapes.read_text())["resnet50_pafpn"]
-    torch.save({"state_dict": {n: torch.full(s, 0.5) if n.endswith("scale") else torch.rand(s) for n, s in names.items()}, "meta": {}}, tmp_path / "old.pth")
+    torch.save(
+        {
+            "state_dict": {
+                n: torch.full(s, 0.5) if n.endswith("scale") else torch.rand(s) for n, s in names.items()
+            },
+            "meta": {},
+        },
+        tmp_path / "old.pth",
+    )
     assert "new.safetensors" in smpr("convert", "old.pth", "new.safetensors", "--kind", "resnet50_pafpn")
     net = load("new.safetensors", "cpu")
     assert net.config.neck == "pafpn" and torch.equal(net.head.initial.scales, torch.full((5,), 0.5))
@@ -382,44 +573,118 @@ def test_convert(smpr, tmp_path):
 
 class Exploding:
     "What a free pickle can do."
-    def __reduce__(self): return Path("exploded").write_text, ("x",)
+
+    def __reduce__(self):
+        return Path("exploded").write_text, ("x",)
 
 
 # train
 
-TINY = ["--train.batch=2", "--train.steps", "2", "--data.short", "64", "--data.long", "86", "--test.short", "72", "--test.long", "96", "--test.decode.score_threshold", "0",
-        "--model.width", "16", "--model.tower_depth", "1", "--model.norm_groups", "4", "--model.heatmap_width", "8"]
+TINY = [
+    "--train.batch=2",
+    "--train.steps",
+    "2",
+    "--data.short",
+    "64",
+    "--data.long",
+    "86",
+    "--test.short",
+    "72",
+    "--test.long",
+    "96",
+    "--test.decode.score_threshold",
+    "0",
+    "--model.width",
+    "16",
+    "--model.tower_depth",
+    "1",
+    "--model.norm_groups",
+    "4",
+    "--model.heatmap_width",
+    "8",
+]
 
 
 def test_train_then_eval(smpr, photos, truth):
-    out = smpr("train", "--images", photos, "--annotations", truth, "--val-images", photos, "--val-annotations", truth, "--run", "run", *TINY)
+    out = smpr(
+        "train",
+        "--images",
+        photos,
+        "--annotations",
+        truth,
+        "--val-images",
+        photos,
+        "--val-annotations",
+        truth,
+        "--run",
+        "run",
+        *TINY,
+    )
     assert json.loads(out.splitlines()[-1])["step"] == 2
     found = sorted(Path("run").rglob("model.safetensors"))
     assert found and load_weights(found[0])[0].width == 16
     smpr("eval", "--images", photos, "--annotations", truth, "--weights", found[0], "--json", "numbers.json")
     assert json.loads(Path("numbers.json").read_text())["pictures"] == 3
-    assert "model.width" in smpr("train", "--images", photos, "--annotations", truth, "--run", "run", *TINY, "--model.width", "32", code=2)
+    assert "model.width" in smpr(
+        "train",
+        "--images",
+        photos,
+        "--annotations",
+        truth,
+        "--run",
+        "run",
+        *TINY,
+        "--model.width",
+        "32",
+        code=2,
+    )
 
 
 def test_train_five_keypoints(smpr, photos):
     five = coco(FIVE)
     five["categories"][0] |= {"sigmas": list(FIVE.sigmas)}
-    smpr("train", "--images", photos, "--annotations", write(Path("five.json"), five), "--run", "run", "--steps", "1", *TINY)
+    smpr(
+        "train",
+        "--images",
+        photos,
+        "--annotations",
+        write(Path("five.json"), five),
+        "--run",
+        "run",
+        "--steps",
+        "1",
+        *TINY,
+    )
     assert load_weights(next(Path("run").rglob("model.safetensors")))[1].K == 5
 
 
-@pytest.mark.parametrize("words,said", [(["--train.lr", "fast"], "--train.lr fast"), (["--train.speed", "1"], "--train.speed"), (["--train.lr"], "pairs"),
-                                        (["--model.backbone", "vgg"], "vgg"), (["--images", "photos"], "give both"), (["--val-images", "photos"], "give both"),
-                                        (["--weights", "mine"], "mine"), (["--train.steps", "2.5"], "whole number"), (["--device", "cuda:99"], "cuda:99")])
-def test_train_bad_words(words, said, smpr, photos): assert said in smpr("train", "--run", "run", *words, code=2)
+@pytest.mark.parametrize(
+    "words,said",
+    [
+        (["--train.lr", "fast"], "--train.lr fast"),
+        (["--train.speed", "1"], "--train.speed"),
+        (["--train.lr"], "pairs"),
+        (["--model.backbone", "vgg"], "vgg"),
+        (["--images", "photos"], "give both"),
+        (["--val-images", "photos"], "give both"),
+        (["--weights", "mine"], "mine"),
+        (["--train.steps", "2.5"], "whole number"),
+        (["--device", "cuda:99"], "cuda:99"),
+    ],
+)
+def test_train_bad_words(words, said, smpr, photos):
+    assert said in smpr("train", "--run", "run", *words, code=2)
 
 
 def test_train_needs_people(smpr, photos):
     nobody = write(Path("nobody.json"), coco(annotations=[]))
-    assert "nobody.json" in smpr("train", "--images", photos, "--annotations", nobody, "--run", Path("run").resolve(), *TINY, code=2)
+    assert "nobody.json" in smpr(
+        "train", "--images", photos, "--annotations", nobody, "--run", Path("run").resolve(), *TINY, code=2
+    )
 
 
 # data, reproduce, info
+
 
 def test_data_check(smpr, photos, truth):
     counts = json.loads(smpr("data", "check", "--images", photos, "--annotations", truth))["counts"]
@@ -443,17 +708,40 @@ def test_reproduce(smpr, monkeypatch):
     asked = []
     monkeypatch.setattr("smpr.experiments.runner.reproduce", lambda *a: asked.append(a) or len(asked) - 1)
     smpr("reproduce", "table1", "--scale", "smoke", "--seeds", "2", "--jobs", "1")
-    smpr("reproduce", "table1", "--scale", "smoke", code=1)                    # a row failed
-    smpr("reproduce", "table2", "--scale", "coco", "--steps", "2", "--batch", "1", "--scheduler", "tcp://here:8786", code=1)
-    assert asked == [("table1", "smoke", 2, 1, Trial(), None), ("table1", "smoke", 1, None, Trial(), None), ("table2", "coco", 1, None, Trial(2, 1), "tcp://here:8786")]
+    smpr("reproduce", "table1", "--scale", "smoke", code=1)  # a row failed
+    smpr(
+        "reproduce",
+        "table2",
+        "--scale",
+        "coco",
+        "--steps",
+        "2",
+        "--batch",
+        "1",
+        "--scheduler",
+        "tcp://here:8786",
+        code=1,
+    )
+    assert asked == [
+        ("table1", "smoke", 2, 1, Trial(), None),
+        ("table1", "smoke", 1, None, Trial(), None),
+        ("table2", "coco", 1, None, Trial(2, 1), "tcp://here:8786"),
+    ]
     monkeypatch.undo()
-    assert "--steps 0" in smpr("reproduce", "--steps", "0", code=2) and "give both" in smpr("reproduce", "--images", "x", code=2)
+    assert "--steps 0" in smpr("reproduce", "--steps", "0", code=2) and "give both" in smpr(
+        "reproduce", "--images", "x", code=2
+    )
     assert "table9" in smpr("reproduce", "table9", code=2)
 
 
 def test_info(smpr):
     out = smpr("info")
-    assert f"torch {torch.__version__}" in out and "device cpu" in out and "device = cpu (environment)" in out and "weights 'rendered'" in out
+    assert (
+        f"torch {torch.__version__}" in out
+        and "device cpu" in out
+        and "device = cpu (environment)" in out
+        and "weights 'rendered'" in out
+    )
 
 
 def test_bad_settings(smpr, monkeypatch):

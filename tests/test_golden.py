@@ -4,6 +4,7 @@ The folder of environment variable SMPR_GOLDEN (default ../shared/golden) holds 
 weights and inputs. Compared as its README says: |a - b| <= 1e-3 |b| + 1e-4 max|b|, sets exactly, the order of detections
 exactly unless their scores lie within 1e-4.
 """
+
 import importlib.util
 import json
 import os
@@ -18,11 +19,11 @@ import torch
 from smpr.assignment import AssignConfig, Region, assign_regions, oks_positives
 from smpr.checkpoints import convert_state_dict, our_name, published_config
 from smpr.inference import DecodeConfig, decode, soft_nms
-from smpr.structures import People
 from smpr.losses import compute_losses, heatmap_classes, make_targets
 from smpr.model import SMPR, Head
 from smpr.representation import decode_pose, level_locations, oks, pseudo_boxes
 from smpr.skeleton import COCO17
+from smpr.structures import People
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path(os.environ.get("SMPR_GOLDEN") or ROOT / "../shared/golden")
@@ -32,13 +33,17 @@ STRIDES = (8, 16, 32, 64, 128)
 LEVELS = range(3, 8)
 SIGMAS = torch.tensor(COCO17.sigmas)
 
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no golden vectors at {FOLDER}; set SMPR_GOLDEN to their folder")
-seeds = pytest.mark.parametrize("seed", SEEDS or [pytest.param(0, marks=pytest.mark.skip(reason=f"no seeds in {FOLDER}"))],
-                                scope="module")      # one seed after the other: its network is computed once
+pytestmark = pytest.mark.skipif(
+    not FOLDER.is_dir(), reason=f"no golden vectors at {FOLDER}; set SMPR_GOLDEN to their folder"
+)
+seeds = pytest.mark.parametrize(
+    "seed", SEEDS or [pytest.param(0, marks=pytest.mark.skip(reason=f"no seeds in {FOLDER}"))], scope="module"
+)  # one seed after the other: its network is computed once
 kinds = pytest.mark.parametrize("kind", KINDS, scope="module")
 
 
 # ------------------------------------------------------------------------------------------------ tools
+
 
 def test_there_are_seeds():
     assert SEEDS, f"{FOLDER} exists but holds no *_SEED.npz"
@@ -56,8 +61,10 @@ def rule():
 def golden(name, seed):
     "One file of vectors."
     path = FOLDER / f"{name}_{seed}.npz"
-    if not path.is_file(): pytest.skip(f"{path} is absent")
-    with np.load(path) as file: return {key: file[key] for key in file}
+    if not path.is_file():
+        pytest.skip(f"{path} is absent")
+    with np.load(path) as file:
+        return {key: file[key] for key in file}
 
 
 def close(ours, theirs, what):
@@ -65,10 +72,13 @@ def close(ours, theirs, what):
     a = np.asarray(ours.detach() if isinstance(ours, torch.Tensor) else ours, np.float64)
     b = np.asarray(theirs, np.float64)
     assert a.shape == b.shape, f"{what}: shape {a.shape}, published {b.shape}"
-    if b.size == 0: return
+    if b.size == 0:
+        return
     slack = 1e-3 * np.abs(b) + 1e-4 * np.abs(b).max()
     gap = np.abs(a - b)
-    assert np.isfinite(a).all() and (gap <= slack).all(), f"{what}: off by {gap.max():.3g}, largest value {np.abs(b).max():.3g}"
+    assert np.isfinite(a).all() and (gap <= slack).all(), (
+        f"{what}: off by {gap.max():.3g}, largest value {np.abs(b).max():.3g}"
+    )
 
 
 def shapes(kind):
@@ -77,8 +87,10 @@ def shapes(kind):
 
 def published_weights(kind, seed):
     "The published state dict, drawn by the rule."
-    return {name: torch.from_numpy(np.asarray(rule().value(name, tuple(shape), seed), np.float32))
-            for name, shape in shapes(kind).items()}
+    return {
+        name: torch.from_numpy(np.asarray(rule().value(name, tuple(shape), seed), np.float32))
+        for name, shape in shapes(kind).items()
+    }
 
 
 @lru_cache(1)
@@ -127,7 +139,8 @@ def head_training(seed):
 @lru_cache(1)
 def head_inference(seed):
     net = head(seed).eval()
-    with torch.inference_mode(): return net(features(seed))
+    with torch.inference_mode():
+        return net(features(seed))
 
 
 def by_level(pred, values):
@@ -144,13 +157,20 @@ def same_detections(found, keypoints, scores, limit, what):
     free = set(range(len(scores)))
     for i in range(len(scores)):
         tied = sorted((j for j in free if abs(scores[i] - scores[j]) <= 1e-4), key=lambda j: abs(i - j))
-        same = [j for j in tied if (np.abs(ours[j] - theirs[i]) <= slack[i]).all() and abs(values[j] - scores[i]) <= 1e-3 * scores[i] + 1e-4 * scores.max()]
-        if not same and len(scores) == limit and scores[i] - scores[-1] <= 1e-4: continue      # tied with the first one that was cut off
+        same = [
+            j
+            for j in tied
+            if (np.abs(ours[j] - theirs[i]) <= slack[i]).all()
+            and abs(values[j] - scores[i]) <= 1e-3 * scores[i] + 1e-4 * scores.max()
+        ]
+        if not same and len(scores) == limit and scores[i] - scores[-1] <= 1e-4:
+            continue  # tied with the first one that was cut off
         assert same, f"{what}: pose {i} (score {scores[i]:.6f}) is not ours (score {values[i]:.6f})"
         free.discard(same[0])
 
 
 # ------------------------------------------------------------------------------------------------ the three networks
+
 
 @kinds
 @seeds
@@ -159,7 +179,10 @@ def test_every_entry_is_converted(kind, seed):
     published = published_weights(kind, seed)
     ours = convert_state_dict(published, kind)
     assert sum(t.numel() for t in ours.values()) == sum(t.numel() for t in published.values())
-    assert np.isclose(sum(t.double().sum() for t in ours.values()).item(), sum(t.double().sum() for t in published.values()).item())
+    assert np.isclose(
+        sum(t.double().sum() for t in ours.values()).item(),
+        sum(t.double().sum() for t in published.values()).item(),
+    )
 
 
 @kinds
@@ -177,7 +200,7 @@ def test_neck(kind, seed):
     z = golden(f"network_{kind}", seed)
     for level, m in zip(LEVELS, network(kind, seed)[1], strict=True):
         close(torch.stack([m.mean(), m.std()]), z[f"p{level}_mean_std"], f"P{level} mean and std")
-        close(m[0, :4 if level < 5 else 16], z[f"p{level}_head"], f"P{level}")
+        close(m[0, : 4 if level < 5 else 16], z[f"p{level}_head"], f"P{level}")
 
 
 @kinds
@@ -185,10 +208,15 @@ def test_neck(kind, seed):
 def test_head(kind, seed):
     z, pred = golden(f"network_{kind}", seed), network(kind, seed)[2]
     px = pred.strides[:, None]
-    assert pred.heatmap is None                  # it only trains
-    for name, values in (("cls", pred.person[..., None]), ("score", pred.score[..., None]),
-                         ("initial_px", pred.initial * px), ("refined_px", pred.refined * px)):
-        for level, rows in by_level(pred, values).items(): close(rows[0], z[f"{name}_p{level}"], f"{name} of P{level}")
+    assert pred.heatmap is None  # it only trains
+    for name, values in (
+        ("cls", pred.person[..., None]),
+        ("score", pred.score[..., None]),
+        ("initial_px", pred.initial * px),
+        ("refined_px", pred.refined * px),
+    ):
+        for level, rows in by_level(pred, values).items():
+            close(rows[0], z[f"{name}_p{level}"], f"{name} of P{level}")
 
 
 @kinds
@@ -202,6 +230,7 @@ def test_network_detections(kind, seed):
 
 # ------------------------------------------------------------------------------------------------ the head alone
 
+
 @seeds
 @pytest.mark.parametrize("output", ("cls", "score", "initial", "refined", "heatmap"))
 def test_train_mode_output(seed, output):
@@ -209,9 +238,16 @@ def test_train_mode_output(seed, output):
     if output == "heatmap":
         rows = pred.heatmap.flatten(2).transpose(1, 2)
         return close(rows[:, z["p3_sample"]], z["heatmap_p3"], "heatmap")
-    values = {"cls": pred.person[..., None], "score": pred.score[..., None], "initial": pred.initial, "refined": pred.refined}
+    values = {
+        "cls": pred.person[..., None],
+        "score": pred.score[..., None],
+        "initial": pred.initial,
+        "refined": pred.refined,
+    }
     for level, rows in by_level(pred, values[output]).items():
-        close(rows[:, z["p3_sample"]] if level == 3 else rows, z[f"{output}_p{level}"], f"{output} of P{level}")
+        close(
+            rows[:, z["p3_sample"]] if level == 3 else rows, z[f"{output}_p{level}"], f"{output} of P{level}"
+        )
 
 
 @seeds
@@ -230,7 +266,9 @@ def test_oks_and_its_positives(seed, n):
     z, pred = golden("head", seed), head_training(seed)[0]
     who = people(z, n)
     with torch.no_grad():
-        similarity = oks(decode_pose(pred.initial[n], pred.locations, pred.strides), who.keypoints, who.areas, SIGMAS)
+        similarity = oks(
+            decode_pose(pred.initial[n], pred.locations, pred.strides), who.keypoints, who.areas, SIGMAS
+        )
         targets = make_targets(pred, n, who, SIGMAS)
     close(targets.weight, z[f"max_oks_{n}"], "best OKS")
     assert oks_positives(similarity).nonzero().flatten().tolist() == sorted(z[f"oks_positive_{n}"].tolist())
@@ -248,8 +286,16 @@ def test_heatmap_targets(seed, n):
 
 
 @seeds
-@pytest.mark.parametrize("ours, theirs", [("person", "cls"), ("heatmap", "heatmap"), ("initial", "initial"),
-                                          ("refined", "refined"), ("score", "score")])
+@pytest.mark.parametrize(
+    "ours, theirs",
+    [
+        ("person", "cls"),
+        ("heatmap", "heatmap"),
+        ("initial", "initial"),
+        ("refined", "refined"),
+        ("score", "score"),
+    ],
+)
 def test_loss(seed, ours, theirs):
     close(head_training(seed)[1][ours], golden("head", seed)[f"loss_{theirs}"], f"loss {ours}")
 
@@ -266,20 +312,28 @@ def test_gradient_norms(seed):
         used.add(mine.removeprefix("head."))
         ours[name] = (gradient[int(level[2])] if level else gradient).norm().item()
     assert used == set(gradients), f"no published norm for {sorted(set(gradients) - used)}"
-    for name in norms:       # each by itself: a norm of 0.01 next to one of 300 must be right, too
-        assert abs(ours[name] - norms[name]) <= 1e-3 * abs(norms[name]) + 1e-6, f"{name}: {ours[name]:.6g}, published {norms[name]:.6g}"
+    for name in norms:  # each by itself: a norm of 0.01 next to one of 300 must be right, too
+        assert abs(ours[name] - norms[name]) <= 1e-3 * abs(norms[name]) + 1e-6, (
+            f"{name}: {ours[name]:.6g}, published {norms[name]:.6g}"
+        )
 
 
 @seeds
 @pytest.mark.parametrize("n", range(3))
-@pytest.mark.parametrize("name, config", [("det", DecodeConfig()), ("wide", DecodeConfig(score_threshold=0.3, level_top=150, keep=100))])
+@pytest.mark.parametrize(
+    "name, config",
+    [("det", DecodeConfig()), ("wide", DecodeConfig(score_threshold=0.3, level_top=150, keep=100))],
+)
 def test_head_detections(seed, n, name, config):
     z = golden("head", seed)
     found = decode(head_inference(seed), n, (500, 633), 1.25, config)
-    same_detections(found, z[f"{name}_keypoints_{n}"], z[f"{name}_score_{n}"], config.keep, f"{name}, picture {n}")
+    same_detections(
+        found, z[f"{name}_keypoints_{n}"], z[f"{name}_score_{n}"], config.keep, f"{name}, picture {n}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ corners
+
 
 @seeds
 @pytest.mark.parametrize("case", ("none", "unrefined"))

@@ -1,4 +1,5 @@
 """Every corner of the sliders of the three panels: a figure, the counts that the package computes, and nothing else."""
+
 import numpy as np
 import pytest
 import torch
@@ -6,11 +7,11 @@ import torch
 from smpr.assignment import AssignChoices, assign_scene, draw_choices
 from smpr.data import load_set, read_image
 from smpr.evaluation import PickChoices, clicked, draw_pick, pick, score_vs_oks
-from smpr.structures import Candidates, Poses
 from smpr.inference import ListChoices, draw_list, thin_out
-from smpr.viz.panels import as_png, corners
 from smpr.settings import load_settings
 from smpr.skeleton import Scene, load_scene
+from smpr.structures import Candidates, Poses
+from smpr.viz.panels import as_png, corners
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,18 @@ def made_up(scene: Scene, count: int) -> Candidates:
     torch.manual_seed(0)
     truth = torch.tensor(scene.keypoints[..., :2], dtype=torch.float32)
     error = torch.rand(count) * 30
-    poses = truth[torch.arange(count) % len(truth)] + torch.randn(count, truth.shape[1], 2) * error[:, None, None]
+    poses = (
+        truth[torch.arange(count) % len(truth)] + torch.randn(count, truth.shape[1], 2) * error[:, None, None]
+    )
     person = torch.sigmoid(3 - error / 4)
     return Candidates(poses, person, person * torch.sigmoid(2 - error / 6))
 
 
-@pytest.mark.parametrize("n, choices", list(enumerate(c for c in corners(AssignChoices) if c.scene == 0)), ids=str)
+@pytest.mark.parametrize(
+    "n, choices", list(enumerate(c for c in corners(AssignChoices) if c.scene == 0)), ids=str
+)
 def test_assignment_panel(n, choices, scenes):
-    scene = scenes[n % len(scenes)]                                       # 64 corners, the scenes in turns
+    scene = scenes[n % len(scenes)]  # 64 corners, the scenes in turns
     view, figure = assign_scene(scene, choices.config, choices.enlarged), draw_choices(choices, (scene,))
     chosen, refined = int((view.region >= 0).sum()), int((view.refined >= 0).sum())
     assert figure.get_suptitle() == f"{chosen} positives by place, {refined} refined"
@@ -53,24 +58,52 @@ def test_assignment_panel(n, choices, scenes):
 def test_inference_panel(choices, count, scenes):
     found = made_up(scenes[0], count)
     poses = thin_out(found, choices)
-    assert isinstance(poses, Poses) and poses.keypoints.shape == (len(poses.scores), 17, 2) and len(poses.scores) <= 20
+    assert (
+        isinstance(poses, Poses)
+        and poses.keypoints.shape == (len(poses.scores), 17, 2)
+        and len(poses.scores) <= 20
+    )
     assert poses.scores.tolist() == sorted(poses.scores.tolist(), reverse=True)
-    if count and choices.score_threshold == 0: assert len(poses.scores) >= 1
-    if count < 400 or choices.score_threshold: return                     # the drawing once for each kind
+    if count and choices.score_threshold == 0:
+        assert len(poses.scores) >= 1
+    if count < 400 or choices.score_threshold:
+        return  # the drawing once for each kind
     figure = draw_list(choices, scenes[0].image, found)
-    assert f" {len(poses.scores)} poses in the list" in figure.get_suptitle() and as_png(figure).startswith(b"\x89PNG")
+    assert f" {len(poses.scores)} poses in the list" in figure.get_suptitle() and as_png(figure).startswith(
+        b"\x89PNG"
+    )
 
 
 @pytest.mark.parametrize("choices", list(corners(PickChoices)), ids=str)
 def test_evaluation_panel(choices, people):
     rng = np.random.default_rng(0)
-    results = [{"image_id": r.id, "category_id": 1, "score": float(rng.random()), "keypoints": (k + rng.normal(0, 5, k.shape) * (1, 1, 0)).ravel().tolist()}
-               for r in people.records for k in r.keypoints if (k[:, 2] > 0).any()]
+    results = [
+        {
+            "image_id": r.id,
+            "category_id": 1,
+            "score": float(rng.random()),
+            "keypoints": (k + rng.normal(0, 5, k.shape) * (1, 1, 0)).ravel().tolist(),
+        }
+        for r in people.records
+        for k in r.keypoints
+        if (k[:, 2] > 0).any()
+    ]
     scores, best = score_vs_oks(results, people)
     figure, n = draw_pick(choices, results, people, scores, best), pick(scores, best, choices)
-    assert all(np.hypot(scores[n] - choices.score, best[n] - choices.quality) <= np.hypot(s - choices.score, b - choices.quality) for s, b in zip(scores, best))
-    assert figure.get_suptitle() == f"detection {n + 1} of {len(scores)}: picture {results[n]['image_id']}, score {scores[n]:.2f}, OKS {best[n]:.2f}"
+    assert all(
+        np.hypot(scores[n] - choices.score, best[n] - choices.quality)
+        <= np.hypot(s - choices.score, b - choices.quality)
+        for s, b in zip(scores, best)
+    )
+    assert (
+        figure.get_suptitle()
+        == f"detection {n + 1} of {len(scores)}: picture {results[n]['image_id']}, score {scores[n]:.2f}, OKS {best[n]:.2f}"
+    )
     x, y = figure.axes[0].transData.transform((scores[n], best[n]))
     back = clicked(figure, x, figure.bbox.height - y)
-    assert abs(back.score - scores[n]) < .01 and abs(back.quality - best[n]) < .01 and pick(scores, best, back) == n
+    assert (
+        abs(back.score - scores[n]) < 0.01
+        and abs(back.quality - best[n]) < 0.01
+        and pick(scores, best, back) == n
+    )
     assert as_png(figure).startswith(b"\x89PNG")

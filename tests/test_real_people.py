@@ -1,18 +1,29 @@
 """The recipe for photographs: its commands, and the split that keeps choosing apart from measuring."""
+
 import json
 from pathlib import Path
 
 import pytest
 
+from smpr.beyond.real_people import GROUPS, group_metrics, join_sets, split_dev
 from smpr.cli import main
 from smpr.data import load_set
-from smpr.beyond.real_people import GROUPS, group_metrics, join_sets, split_dev
 
 ROOT = Path(__file__).parent.parent
 PEOPLE = ROOT / "data" / "people" / "val"
 COCO = ROOT.parent / "shared" / "coco"
 SMALL = ["--train.batch", "2", "--data.short", "64", "--data.long", "96", "--data.frame", "64"]
-FLAGS = ["train", "--preset", "real-cpu", "--images", str(PEOPLE / "images"), "--annotations", str(PEOPLE / "person_keypoints.json"), "--device", "cpu"]
+FLAGS = [
+    "train",
+    "--preset",
+    "real-cpu",
+    "--images",
+    str(PEOPLE / "images"),
+    "--annotations",
+    str(PEOPLE / "person_keypoints.json"),
+    "--device",
+    "cpu",
+]
 
 
 def state(run: Path) -> dict:
@@ -30,24 +41,57 @@ def test_a_clock_sets_the_schedule_once(tmp_path, capsys):
     assert main(asked) == 0
     first = state(tmp_path)
     assert "fit into 0.04 minutes" in capsys.readouterr().out and first["config"]["train"]["steps"] >= 1
-    assert main(asked) == 0                                     # goes on, on the schedule of the first call
-    assert state(tmp_path)["config"]["train"]["steps"] == first["config"]["train"]["steps"] and "fit into" not in capsys.readouterr().out
+    assert main(asked) == 0  # goes on, on the schedule of the first call
+    assert (
+        state(tmp_path)["config"]["train"]["steps"] == first["config"]["train"]["steps"]
+        and "fit into" not in capsys.readouterr().out
+    )
 
 
 def test_another_network_is_refused_or_fitted(tmp_path, capsys):
-    wide = ["train", *FLAGS[3:], *SMALL, "--run", str(tmp_path / "a"), "--train.steps", "1", "--weights", "rendered", "--model.width", "32"]
+    wide = [
+        "train",
+        *FLAGS[3:],
+        *SMALL,
+        "--run",
+        str(tmp_path / "a"),
+        "--train.steps",
+        "1",
+        "--weights",
+        "rendered",
+        "--model.width",
+        "32",
+    ]
     assert main(wide) == 2 and "choose the same model options" in capsys.readouterr().err
-    assert main(["train", "--preset", "real-cpu", *wide[1:-4], "--model.width", "32", "--run", str(tmp_path / "b"), "--train.warmup", "0"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "--preset",
+                "real-cpu",
+                *wide[1:-4],
+                "--model.width",
+                "32",
+                "--run",
+                str(tmp_path / "b"),
+                "--train.warmup",
+                "0",
+            ]
+        )
+        == 0
+    )
 
 
 @pytest.mark.skipif(not COCO.exists(), reason="the real pictures (../shared/coco) are not here")
 def test_choosing_never_sees_what_measures():
-    train, val = (load_set(COCO / part / "images", COCO / part / "person_keypoints.json") for part in ("train", "val"))
+    train, val = (
+        load_set(COCO / part / "images", COCO / part / "person_keypoints.json") for part in ("train", "val")
+    )
     rest, dev = split_dev(train)
     names = lambda poses: {r.file for r in poses.records}
     assert len(dev) == 200 and len(rest) == len(train) - 200
     assert not names(dev) & names(rest) and not (names(dev) | names(rest)) & names(val)
-    assert len(join_sets([rest, val.subset(range(3))], [1, .001])) == len(rest) + 2
+    assert len(join_sets([rest, val.subset(range(3))], [1, 0.001])) == len(rest) + 2
 
 
 @pytest.mark.skipif(not COCO.exists(), reason="the real pictures (../shared/coco) are not here")
@@ -56,6 +100,10 @@ def test_groups_on_real_people():
     peer = json.loads((COCO / "peers" / "movenet_multipose_512.json").read_text())
     groups = group_metrics(val, peer)
     persons = {g: [m["persons"] for m in kinds.values()] for g, kinds in groups.items()}
-    assert set(groups) == set(GROUPS) and len({sum(n) for n in persons.values()}) == 1          # every grouping counts everybody once
+    assert (
+        set(groups) == set(GROUPS) and len({sum(n) for n in persons.values()}) == 1
+    )  # every grouping counts everybody once
     ar = [m["AR"] for m in groups["keypoints"].values()]
-    assert ar == sorted(ar) and groups["crowding"]["alone"]["AP"] > groups["crowding"]["overlapping"]["AP"]      # hidden and crowded people are harder
+    assert (
+        ar == sorted(ar) and groups["crowding"]["alone"]["AP"] > groups["crowding"]["overlapping"]["AP"]
+    )  # hidden and crowded people are harder

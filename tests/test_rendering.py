@@ -1,4 +1,5 @@
 """Rendered people: what must hold for any picture. The parts that need a body are skipped without `pip install 'smpr[render]'`."""
+
 import json
 from dataclasses import replace
 
@@ -8,32 +9,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smpr.data import load_set
-from smpr.rendering.rasteriser import Camera, box, corners, egg, join, rasterise, visible
-from smpr.rendering.people import RenderConfig, body_model, check_set, describe_set, mask_fields, render_picture, render_set
 from smpr.rendering.bodies import archetypes, hat_shares, missing_extra, sample_pose, turn
+from smpr.rendering.people import (
+    RenderConfig,
+    body_model,
+    check_set,
+    describe_set,
+    mask_fields,
+    render_picture,
+    render_set,
+)
+from smpr.rendering.rasteriser import Camera, box, corners, egg, join, rasterise, visible
 from smpr.settings import SmprError
 
 needs_body = pytest.mark.skipif(missing_extra() is not None, reason=str(missing_extra()))
 SMALL = RenderConfig(width=96, height=72)
 
 
-@given(st.integers(0, 2 ** 32 - 1), st.integers(1, 40))
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
 @settings(max_examples=40, deadline=None)
 def test_both_rasterisers_see_the_same(seed, triangles):
     "The NumPy version and the loop agree on depth and triangle, whatever lies behind the camera or across the border."
-    points = np.random.default_rng(seed).uniform((-20, -20, -.2), (52, 44, 1), (3 * triangles, 3))
+    points = np.random.default_rng(seed).uniform((-20, -20, -0.2), (52, 44, 1), (3 * triangles, 3))
     faces = np.arange(3 * triangles).reshape(-1, 3)
     a, b = (rasterise(points, faces, 32, 24, fast) for fast in (None, False))
     assert np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1])
 
 
-@given(st.floats(.3, 4), st.floats(-.4, .4), st.floats(-.3, .3), st.floats(40, 400))
+@given(st.floats(0.3, 4), st.floats(-0.4, 0.4), st.floats(-0.3, 0.3), st.floats(40, 400))
 @settings(max_examples=60, deadline=None)
 def test_camera_inverts_its_rays(above, pitch, roll, focal):
     camera = Camera(24, 18, focal, above, pitch, roll)
     seen = camera.project(camera.place + 5 * camera.rays())
     row, column = np.mgrid[0:18, 0:24]
-    assert np.allclose(seen, np.stack([column.ravel() + .5, row.ravel() + .5, np.full(row.size, 5)], 1))
+    assert np.allclose(seen, np.stack([column.ravel() + 0.5, row.ravel() + 0.5, np.full(row.size, 5)], 1))
 
 
 @given(st.floats(-1, 2), st.integers(2, 6))
@@ -42,52 +51,79 @@ def test_shares_are_a_partition(value, count):
     assert np.isclose(shares.sum(), 1) and (shares >= 0).all() and (shares > 0).sum() <= 2
 
 
-@given(st.integers(0, 2 ** 32 - 1), st.sampled_from(sorted(archetypes())))
+@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(archetypes())))
 @settings(max_examples=60, deadline=None)
 def test_poses_are_rotations(seed, name):
-    stick = {f"{b}.{s}": np.array(p) * [1 if s == "L" else -1, 1, 1] for s in "LR" for b, p in
-             {"upperarm01": (.17, .05, .42), "lowerarm01": (.36, .06, .24), "wrist": (.52, -.02, .06)}.items()}
+    stick = {
+        f"{b}.{s}": np.array(p) * [1 if s == "L" else -1, 1, 1]
+        for s in "LR"
+        for b, p in {
+            "upperarm01": (0.17, 0.05, 0.42),
+            "lowerarm01": (0.36, 0.06, 0.24),
+            "wrist": (0.52, -0.02, 0.06),
+        }.items()
+    }
     pose = sample_pose(stick, np.random.default_rng(seed), name)
-    assert all(np.allclose(r @ r.T, np.eye(3)) and np.isclose(np.linalg.det(r), 1) for r in (*pose.turns.values(), pose.root))
+    assert all(
+        np.allclose(r @ r.T, np.eye(3)) and np.isclose(np.linalg.det(r), 1)
+        for r in (*pose.turns.values(), pose.root)
+    )
 
 
-@given(st.integers(1, 19), st.integers(1, 29), st.integers(0, 2 ** 32 - 1))
+@given(st.integers(1, 19), st.integers(1, 29), st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
 def test_mask_fields_are_what_pycocotools_reads(height, width, seed):
     from pycocotools import mask as coding
-    mask = np.random.default_rng(seed).random((height, width)) < .5
+
+    mask = np.random.default_rng(seed).random((height, width)) < 0.5
     mask[height // 2, width // 2] = True
     fields = mask_fields(mask)
     code = {"size": fields["segmentation"]["size"], "counts": fields["segmentation"]["counts"].encode()}
-    assert np.array_equal(coding.decode(code).astype(bool), mask) and fields["area"] == mask.sum() == coding.area(code)
+    assert np.array_equal(coding.decode(code).astype(bool), mask) and fields[
+        "area"
+    ] == mask.sum() == coding.area(code)
     assert fields["bbox"] == coding.toBbox(code).tolist()
 
 
 def test_a_point_behind_a_box_is_hidden():
-    wall, ball = box(2, .1, 2).moved((0, 3, 0)), egg(.3, .6).moved((0, 4, .7))
+    wall, ball = box(2, 0.1, 2).moved((0, 3, 0)), egg(0.3, 0.6).moved((0, 4, 0.7))
     mesh, whose = join([wall, ball]), np.repeat([-1, 0], [len(wall.faces), len(ball.faces)])
     camera = Camera(64, 48, 40, 1.0)
     near, index = rasterise(corners(camera, mesh.vertices), mesh.faces, 64, 48)
     owner = np.where(index >= 0, whose[np.maximum(index, 0)], -1)
     point = camera.project(np.array([[0, 4, 1.0]]))
-    assert visible(point, np.array([.5]), near, owner, 0)[0] == 1
+    assert visible(point, np.array([0.5]), near, owner, 0)[0] == 1
     alone = rasterise(corners(camera, ball.vertices), ball.faces, 64, 48)
-    assert visible(point, np.array([.5]), alone[0], np.where(alone[1] >= 0, 0, -1), 0)[0] == 2
+    assert visible(point, np.array([0.5]), alone[0], np.where(alone[1] >= 0, 0, -1), 0)[0] == 2
 
 
 def test_turn_keeps_its_axis():
     assert np.allclose(turn((1, 1, 0), 2.0) @ [1, 1, 0], [1, 1, 0])
 
 
-@pytest.mark.parametrize("wrong", [{"motion": 1.5}, {"width": 8}, {"people": (0,)}, {"tall": (1.0,)}, {"quality": 99}, {"grain": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"motion": 1.5},
+        {"width": 8},
+        {"people": (0,)},
+        {"tall": (1.0,)},
+        {"quality": 99},
+        {"grain": float("nan")},
+    ],
+)
 def test_settings_that_make_no_picture_are_refused(wrong):
-    with pytest.raises(SmprError, match=next(iter(wrong))): RenderConfig(**wrong)
+    with pytest.raises(SmprError, match=next(iter(wrong))):
+        RenderConfig(**wrong)
 
 
 def test_without_the_extra_one_line_says_so(tmp_path, monkeypatch, capsys):
-    from smpr.rendering import people as rendering
     from smpr.cli import main
-    monkeypatch.setattr(rendering, "missing_extra", lambda: "rendering people needs anny; pip install 'smpr[render]'")
+    from smpr.rendering import people as rendering
+
+    monkeypatch.setattr(
+        rendering, "missing_extra", lambda: "rendering people needs anny; pip install 'smpr[render]'"
+    )
     assert main(["render", str(tmp_path / "out"), "--count", "2"]) == 2
     said = capsys.readouterr().err
     assert "smpr[render]" in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
@@ -101,15 +137,18 @@ def test_one_and_two_workers_write_the_same_and_a_broken_set_goes_on(tmp_path):
     (two / "images" / "000001.jpg").unlink()
     (two / "parts").mkdir()
     render_set(two, 4, SMALL, seed=5, workers=2)
-    files = lambda folder: {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    files = lambda folder: {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
     assert files(one) == files(two)
-    with pytest.raises(SmprError, match="recipe.json"): render_set(one, 4, replace(SMALL, grain=.1), seed=5)
+    with pytest.raises(SmprError, match="recipe.json"):
+        render_set(one, 4, replace(SMALL, grain=0.1), seed=5)
 
 
 @needs_body
 def test_truth_as_detections_is_perfect_and_the_set_loads(tmp_path):
     file = render_set(tmp_path / "set", 8, RenderConfig(width=192, height=144, labelled=400), seed=2)
-    assert min(check_set(file).values()) > .999
+    assert min(check_set(file).values()) > 0.999
     assert len(load_set(tmp_path / "set" / "images", file)) == 8
     assert describe_set(json.loads(file.read_text()))["pictures"] == 8
 
@@ -119,4 +158,6 @@ def test_small_people_keep_their_box_only():
     for n in range(6):
         for a in render_picture(body_model(), SMALL, 4, n)[1]:
             assert a["area"] >= SMALL.labelled or a["num_keypoints"] == 0
-            assert a["num_keypoints"] == sum(v > 0 for v in a["keypoints"][2::3]) and set(a["keypoints"][2::3]) <= {0, 1, 2}
+            assert a["num_keypoints"] == sum(v > 0 for v in a["keypoints"][2::3]) and set(
+                a["keypoints"][2::3]
+            ) <= {0, 1, 2}

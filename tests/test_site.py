@@ -1,4 +1,5 @@
 """The link check of `make site` finds what is wrong with a small site."""
+
 import sys
 from pathlib import Path
 
@@ -7,18 +8,26 @@ from links import check_site  # noqa: E402
 
 
 def site(folder: Path, **pages: str) -> tuple[int, int, list[str]]:
-    for name, body in pages.items(): (folder / f"{name}.html").write_text(f"<html><body>{body}</body></html>")
+    for name, body in pages.items():
+        (folder / f"{name}.html").write_text(f"<html><body>{body}</body></html>")
     return check_site(folder)
 
 
 def test_a_sound_site(tmp_path):
     (tmp_path / "a b.png").write_bytes(b"")
-    assert site(tmp_path, one='<a href="two.html#here">x</a><img src="a%20b.png"><a href="https://arxiv.org/abs/2006.15576">y</a>',
-                two='<h2 id="here">z</h2><a href="#here">up</a>') == (2, 3, [])
+    assert site(
+        tmp_path,
+        one='<a href="two.html#here">x</a><img src="a%20b.png"><a href="https://arxiv.org/abs/2006.15576">y</a>',
+        two='<h2 id="here">z</h2><a href="#here">up</a>',
+    ) == (2, 3, [])
 
 
 def test_what_is_broken_is_named(tmp_path):
     (tmp_path / "style.css").write_text("@import url(https://example.org/font.css);")
-    pages, links, faults = site(tmp_path, one='<a href="none.html">x</a><a href="#nowhere">y</a><img src="gone.png"><script src="https://example.org/x.js"></script>')
+    pages, links, faults = site(
+        tmp_path,
+        one='<a href="none.html">x</a><a href="#nowhere">y</a><img src="gone.png"><script src="https://example.org/x.js"></script>',
+    )
     assert (pages, links, len(faults)) == (1, 4, 5)
-    for word in ("none.html", "#nowhere", "gone.png", "x.js", "font.css"): assert any(word in fault for fault in faults)
+    for word in ("none.html", "#nowhere", "gone.png", "x.js", "font.css"):
+        assert any(word in fault for fault in faults)

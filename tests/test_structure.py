@@ -1,4 +1,5 @@
 """The house rules of the notebooks, one case a notebook."""
+
 import ast
 import importlib
 import json
@@ -14,7 +15,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted(ROOT.glob("nbs/[0-9][0-9]*_*.ipynb"))
-NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts))
+NOTEBOOKS = sorted(
+    p
+    for p in ROOT.glob("nbs/**/*.ipynb")
+    if not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts)
+)
 name = lambda p: str(p.relative_to(ROOT / "nbs").with_suffix(""))
 
 
@@ -30,9 +35,15 @@ def symbols(text: str) -> list[str]:
     "Public classes, functions and constants that a cell defines at its top level."
     out = []
     for node in ast.parse(text).body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): out.append(node.name)
-        for target in getattr(node, "targets", [getattr(node, "target", None)]):         # x = ...; a, b = ...; x: int = ...
-            if isinstance(node, (ast.Assign, ast.AnnAssign)): out += [n.id for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            out.append(node.name)
+        for target in getattr(
+            node, "targets", [getattr(node, "target", None)]
+        ):  # x = ...; a, b = ...; x: int = ...
+            if isinstance(node, (ast.Assign, ast.AnnAssign)):
+                out += [
+                    n.id for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+                ]
     return [s for s in out if not s.startswith("_")]
 
 
@@ -40,13 +51,20 @@ def untested(path: Path) -> list[str]:
     "Exported symbols that no asserting cell of their section mentions."
     sections, missing = [[]], []
     for cell in cells(path):
-        if cell["cell_type"] == "markdown" and re.search(r"^## ", cell["text"], re.M): sections.append([])
+        if cell["cell_type"] == "markdown" and re.search(r"^## ", cell["text"], re.M):
+            sections.append([])
         sections[-1].append(cell)
     asserts = re.compile(r"\bassert\b|\btest_(eq|close|ne|fail)\b|\braises\b")
     for section in sections:
-        checks = [c["text"] for c in section if c["cell_type"] == "code" and not exported(c) and asserts.search(c["text"])]
+        checks = [
+            c["text"]
+            for c in section
+            if c["cell_type"] == "code" and not exported(c) and asserts.search(c["text"])
+        ]
         for cell in filter(exported, section):
-            missing += [s for s in symbols(cell["text"]) if not any(re.search(rf"\b{s}\b", c) for c in checks)]
+            missing += [
+                s for s in symbols(cell["text"]) if not any(re.search(rf"\b{s}\b", c) for c in checks)
+            ]
     return missing
 
 
@@ -57,7 +75,9 @@ def test_every_exported_symbol_has_an_asserting_cell(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_exported_cells_are_short(path):
-    lines = {c["id"]: len([l for l in c["text"].splitlines() if l.strip()]) for c in cells(path) if exported(c)}
+    lines = {
+        c["id"]: len([l for l in c["text"].splitlines() if l.strip()]) for c in cells(path) if exported(c)
+    }
     assert {cell: n for cell, n in lines.items() if n > 40} == {}
 
 
@@ -65,7 +85,8 @@ def test_exported_cells_are_short(path):
 def test_chapters_have_their_shape(path):
     text = "\n\n".join(c["text"] for c in cells(path) if c["cell_type"] == "markdown")
     assert re.search(r"^# .+\n\n> .+", text) and "In the paper" in text
-    for heading in ("Deviations", "Summary", "Exercises"): assert re.search(rf"^## {heading}", text, re.M), heading
+    for heading in ("Deviations", "Summary", "Exercises"):
+        assert re.search(rf"^## {heading}", text, re.M), heading
     assert len(re.findall(r"^\d\. ", text.split("## Exercises")[1], re.M)) == 3
 
 
@@ -73,7 +94,11 @@ def test_chapters_have_their_shape(path):
 def test_named_imports_and_unique_ids(path):
     ids = [c["id"] for c in json.loads(path.read_text())["cells"]]
     assert len(ids) == len(set(ids))
-    assert not [c["text"] for c in cells(path) if c["cell_type"] == "code" and re.search(r"^\s*from .* import \*", c["text"], re.M)]
+    assert not [
+        c["text"]
+        for c in cells(path)
+        if c["cell_type"] == "code" and re.search(r"^\s*from .* import \*", c["text"], re.M)
+    ]
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=name)
@@ -82,8 +107,16 @@ def test_exercises_have_solutions_that_assert(path):
     book = cells(path)
     start = next(i for i, c in enumerate(book) if "## Exercises" in c["text"])
     solutions = [c for c in book[start:] if "solution" in c["metadata"].get("tags", [])]
-    assert [re.match(r"#\| code-fold: true\n#\| code-summary: Solution (\d)\n", c["text"]).group(1) for c in solutions] == ["1", "2", "3"]
-    assert all("hide-input" in c["metadata"]["tags"] and c["metadata"]["jupyter"] == {"source_hidden": True} and re.search(r"\bassert\b", c["text"]) for c in solutions)
+    assert [
+        re.match(r"#\| code-fold: true\n#\| code-summary: Solution (\d)\n", c["text"]).group(1)
+        for c in solutions
+    ] == ["1", "2", "3"]
+    assert all(
+        "hide-input" in c["metadata"]["tags"]
+        and c["metadata"]["jupyter"] == {"source_hidden": True}
+        and re.search(r"\bassert\b", c["text"])
+        for c in solutions
+    )
 
 
 def test_notebooks_stay_small():
@@ -94,16 +127,27 @@ def test_notebooks_stay_small():
 def test_hooks_are_local():
     "Committing needs no network: no hook comes from elsewhere."
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
-    assert set(re.findall(r"repo: *(\S+)", hooks)) == {"local"} and {"nbdev-clean", "nbdev-export"} == set(re.findall(r"id: *(\S+)", hooks))
+    assert set(re.findall(r"repo: *(\S+)", hooks)) == {"local"} and {"nbdev-clean", "nbdev-export"} == set(
+        re.findall(r"id: *(\S+)", hooks)
+    )
 
 
 def test_no_machine_paths():
     "No folder of somebody's machine in any tracked text file, notebook outputs included."
-    places = [f"/{place}" for place in ("work/", "root/", "home/", "tmp/tmp")]              # tempfile names its folders /tmp/tmp and eight letters
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    places = [
+        f"/{place}" for place in ("work/", "root/", "home/", "tmp/tmp")
+    ]  # tempfile names its folders /tmp/tmp and eight letters
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
     found = []
     for file in filter(None, tracked):
-        if Path(file).suffix in (".webp", ".png", ".safetensors") or file == "tests/test_structure.py" or not (ROOT / file).exists(): continue
+        if (
+            Path(file).suffix in (".webp", ".png", ".safetensors")
+            or file == "tests/test_structure.py"
+            or not (ROOT / file).exists()
+        ):
+            continue
         text = (ROOT / file).read_text(errors="replace")
         found += [(file, p) for p in places if p in text]
     assert found == []
@@ -114,27 +158,43 @@ def test_wheel_works_elsewhere(tmp_path):
     "The package as a wheel, built from a copy of the package and unpacked, runs from another folder and finds its weights and skeleton."
     source, site, away = tmp_path / "source", tmp_path / "site", tmp_path / "away"
     shutil.copytree(ROOT / "smpr", source / "smpr", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    for file in ("pyproject.toml", "README.md", "LICENSE"): shutil.copy(ROOT / file, source)
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source)
     away.mkdir()
-    build = "from setuptools import build_meta; build_meta.build_wheel('..')"            # no isolation: nothing is downloaded
+    build = "from setuptools import build_meta; build_meta.build_wheel('..')"  # no isolation: nothing is downloaded
     built = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr[-800:]
-    zipfile.ZipFile(next(tmp_path.glob("smpr-*.whl"))).extractall(site)                   # what pip does with a pure Python wheel
+    zipfile.ZipFile(next(tmp_path.glob("smpr-*.whl"))).extractall(
+        site
+    )  # what pip does with a pure Python wheel
     assets = {p.name for p in (ROOT / "smpr" / "assets").iterdir()}
     assert assets and {p.name for p in (site / "smpr" / "assets").iterdir()} == assets
     env = {k: v for k, v in os.environ.items() if not k.startswith("SMPR_")} | {"PYTHONPATH": str(site)}
     code = "import smpr, smpr.skeleton; print(smpr.__file__); smpr.skeleton.load_scene()"
     for command in (["-c", code], ["-m", "smpr.cli", "info"]):
         run = subprocess.run([sys.executable, *command], cwd=away, env=env, capture_output=True, text=True)
-        assert run.returncode == 0 and (str(site) in run.stdout or "rendered" in run.stdout), run.stderr[-800:]
+        assert run.returncode == 0 and (str(site) in run.stdout or "rendered" in run.stdout), run.stderr[
+            -800:
+        ]
     assert list(away.iterdir()) == []
 
 
 def test_scripts_import_what_there_is():
     "Scripts that no test runs, too: every name that they take from the package exists."
-    files = [p for part in ("benchmarks", "data", "tests", ".ci") for p in (ROOT / part).rglob("*.py") if "venv" not in p.parts]
-    missing = [f"{p.relative_to(ROOT)}: {node.module}.{a.name}" for p in files for node in ast.walk(ast.parse(p.read_text()))
-               if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "smpr" for a in node.names if not hasattr(importlib.import_module(node.module), a.name)]
+    files = [
+        p
+        for part in ("benchmarks", "data", "tests", ".ci")
+        for p in (ROOT / part).rglob("*.py")
+        if "venv" not in p.parts
+    ]
+    missing = [
+        f"{p.relative_to(ROOT)}: {node.module}.{a.name}"
+        for p in files
+        for node in ast.walk(ast.parse(p.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "smpr"
+        for a in node.names
+        if not hasattr(importlib.import_module(node.module), a.name)
+    ]
     assert len(files) > 30 and not missing
 
 
@@ -142,5 +202,9 @@ def test_scripts_import_what_there_is():
 def test_chapters_can_be_read(path):
     "60 to 120 cells; half of the code cells have at most six lines."
     found = cells(path)
-    lines = sorted(sum(bool(l.strip()) and not l.startswith("#|") for l in c["text"].splitlines()) for c in found if c["cell_type"] == "code")
+    lines = sorted(
+        sum(bool(l.strip()) and not l.startswith("#|") for l in c["text"].splitlines())
+        for c in found
+        if c["cell_type"] == "code"
+    )
     assert 60 <= len(found) <= 120 and 3 <= lines[len(lines) // 2] <= 6, (len(found), lines)

@@ -1,4 +1,5 @@
 """The training loop: resuming, limits, averages, accumulation, other skeletons, bad numbers."""
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,17 @@ from smpr.data import load_set
 from smpr.evaluation import METRICS, evaluate
 from smpr.settings import SmprError
 from smpr.skeleton import COCO17, Skeleton
-from smpr.training import Keeper, check_same_config, find_checkpoint, load_checkpoint, load_run, measure, read_log, step_batches, train
+from smpr.training import (
+    Keeper,
+    check_same_config,
+    find_checkpoint,
+    load_checkpoint,
+    load_run,
+    measure,
+    read_log,
+    step_batches,
+    train,
+)
 from smpr.update import Config, backward_batch, make_state, small_config, train_step
 
 PEOPLE = Path(__file__).parent.parent / "data" / "people"
@@ -26,8 +37,13 @@ def people(split: str, count: int):
 def tiny(**changes) -> Config:
     "A network and pictures so small that a step takes a moment."
     base = small_config(steps=4, batch=4)
-    return replace(base, model=replace(base.model, width=16, norm_groups=4, heatmap_width=16, tower_depth=1, frozen_stages=2),
-                   data=replace(base.data, short=72, long=96), test=replace(base.test, short=72, long=96), train=replace(base.train, **changes))
+    return replace(
+        base,
+        model=replace(base.model, width=16, norm_groups=4, heatmap_width=16, tower_depth=1, frozen_stages=2),
+        data=replace(base.data, short=72, long=96),
+        test=replace(base.test, short=72, long=96),
+        train=replace(base.train, **changes),
+    )
 
 
 def tensors(run: Path, name: str = "model") -> dict[str, torch.Tensor]:
@@ -45,7 +61,9 @@ def uncut(tmp_path_factory) -> tuple[Path, dict]:
 def test_resume_is_exact(uncut, tmp_path, workers):
     "Cut after one step and after three: the same weights, average, optimiser and log, bit for bit."
     for steps in (1, 3, None):
-        summary = train(tiny(), people("train", 10), tmp_path, steps=steps, log_every=1, **QUIET | {"workers": workers})
+        summary = train(
+            tiny(), people("train", 10), tmp_path, steps=steps, log_every=1, **QUIET | {"workers": workers}
+        )
     assert summary["step"] == 4 and summary["steps"] == 1
     for name in ("model", "ema", "optimizer"):
         a, b = tensors(uncut[0], name), tensors(tmp_path, name)
@@ -57,8 +75,9 @@ def test_resume_is_exact(uncut, tmp_path, workers):
 def test_resume_after_a_crash(uncut, tmp_path):
     "Killed between checkpoints: the run goes on from the last one and the log forgets what never happened."
     train(tiny(), people("train", 10), tmp_path, steps=2, log_every=1, **QUIET)
-    (tmp_path / "last").rename(tmp_path / "last.old")                   # killed between the two renames of a save ...
-    with (tmp_path / "log.jsonl").open("a") as f: f.write('{"step": 3, "total": 1.0}\n{"step": 4, "to')      # ... and while writing the log
+    (tmp_path / "last").rename(tmp_path / "last.old")  # killed between the two renames of a save ...
+    with (tmp_path / "log.jsonl").open("a") as f:
+        f.write('{"step": 3, "total": 1.0}\n{"step": 4, "to')  # ... and while writing the log
     train(tiny(), people("train", 10), tmp_path, log_every=1, **QUIET)
     assert all(torch.equal(t, tensors(tmp_path)[k]) for k, t in tensors(uncut[0]).items())
     assert [r["step"] for r in read_log(tmp_path)] == [1, 2, 3, 4]
@@ -78,7 +97,9 @@ def test_run_folder(uncut):
     assert set(METRICS) == set(summary["metrics"]) and summary["losses"]["total"] > 0
     assert Config.from_dict(json.loads((run / "config.json").read_text())["config"]) == tiny()
     assert {"lr", "gradient", "pictures_per_second", "memory_gib", "heatmap"} <= set(read_log(run)[0])
-    assert list((run / "tensorboard").glob("events*")) and not [f for f in run.rglob("*") if f.suffix in (".pt", ".pth", ".pkl", ".part", ".tmp")]
+    assert list((run / "tensorboard").glob("events*")) and not [
+        f for f in run.rglob("*") if f.suffix in (".pt", ".pth", ".pkl", ".part", ".tmp")
+    ]
     net = load_run(run)
     average = load_file(find_checkpoint(run / "best") / "ema.safetensors")
     assert not net.training and all(torch.equal(t, average[k]) for k, t in net.state_dict().items())
@@ -89,11 +110,14 @@ def test_limits(tmp_path):
     assert train(tiny(), people("train", 10), tmp_path / "a", minutes=0.0, log_every=1, **QUIET)["step"] == 1
     train(tiny(), people("train", 10), tmp_path / "b", steps=2, log_every=1, **QUIET)
     assert read_log(tmp_path / "a")[0]["lr"] == read_log(tmp_path / "b")[0]["lr"]
-    assert find_checkpoint(tmp_path / "a" / "last") and json.loads((tmp_path / "b" / "last" / "state.json").read_text())["step"] == 2
+    assert (
+        find_checkpoint(tmp_path / "a" / "last")
+        and json.loads((tmp_path / "b" / "last" / "state.json").read_text())["step"] == 2
+    )
 
 
 def test_average_follows_the_weights(tmp_path):
-    config, poses = tiny(ema=.9, bf16=False), people("train", 10)
+    config, poses = tiny(ema=0.9, bf16=False), people("train", 10)
     state = make_state(config)
     path = [{k: v.clone() for k, v in state.net.state_dict().items()}]
     for batch in step_batches(config, poses, 0, 3, workers=0):
@@ -101,9 +125,11 @@ def test_average_follows_the_weights(tmp_path):
         path.append({k: v.clone() for k, v in state.net.state_dict().items()})
     name, mean = "head.score.weight", path[0]["head.score.weight"].double()
     for n, weights in enumerate(path[1:], 1):
-        d = min(.9, (1 + n) / (10 + n))
+        d = min(0.9, (1 + n) / (10 + n))
         mean = d * mean + (1 - d) * weights[name].double()
-    assert torch.allclose(state.ema.state[name].double(), mean, atol=1e-6) and not torch.equal(path[0][name], path[-1][name])
+    assert torch.allclose(state.ema.state[name].double(), mean, atol=1e-6) and not torch.equal(
+        path[0][name], path[-1][name]
+    )
 
 
 @pytest.mark.parametrize("parts", (2, 3, 4))
@@ -114,14 +140,26 @@ def test_parts_equal_the_whole_batch(parts):
     grads = []
     for n in (1, parts):
         state = make_state(config)
-        losses = backward_batch(state.net, state.net, batch, replace(config, train=replace(config.train, accumulate=n)))
-        grads.append((sum(losses.values()).item(), torch.cat([p.grad.flatten() for p in state.net.parameters() if p.requires_grad])))
+        losses = backward_batch(
+            state.net, state.net, batch, replace(config, train=replace(config.train, accumulate=n))
+        )
+        grads.append(
+            (
+                sum(losses.values()).item(),
+                torch.cat([p.grad.flatten() for p in state.net.parameters() if p.requires_grad]),
+            )
+        )
     assert grads[0][0] == pytest.approx(grads[1][0], rel=1e-5)
     assert (grads[0][1] - grads[1][1]).norm() < 1e-5 * grads[0][1].norm()
 
 
 FIVE = ("nose", "left_shoulder", "right_shoulder", "left_hip", "right_hip")
-SKELETON5 = Skeleton(FIVE, tuple(COCO17.sigmas[COCO17.names.index(n)] for n in FIVE), ((1, 2), (3, 4)), ((0, 1), (0, 2), (1, 2), (1, 3), (2, 4), (3, 4)))
+SKELETON5 = Skeleton(
+    FIVE,
+    tuple(COCO17.sigmas[COCO17.names.index(n)] for n in FIVE),
+    ((1, 2), (3, 4)),
+    ((0, 1), (0, 2), (1, 2), (1, 3), (2, 4), (3, 4)),
+)
 
 
 @pytest.fixture
@@ -131,11 +169,20 @@ def five(tmp_path):
     images = full["images"][:6]
     picks, notes = [COCO17.names.index(n) for n in FIVE], []
     for a in full["annotations"]:
-        if a["image_id"] not in {im["id"] for im in images}: continue
+        if a["image_id"] not in {im["id"] for im in images}:
+            continue
         k = np.reshape(a.get("keypoints") or [0] * 51, (17, 3))[picks]
         notes.append(a | {"keypoints": k.flatten().tolist(), "num_keypoints": int((k[:, 2] > 0).sum())})
     path = tmp_path / "five.json"
-    path.write_text(json.dumps({"images": images, "annotations": notes, "categories": [{"id": 1, "name": "person", "keypoints": FIVE, "skeleton": []}]}))
+    path.write_text(
+        json.dumps(
+            {
+                "images": images,
+                "annotations": notes,
+                "categories": [{"id": 1, "name": "person", "keypoints": FIVE, "skeleton": []}],
+            }
+        )
+    )
     return load_set(PEOPLE / "train" / "images", path, SKELETON5)
 
 
@@ -144,11 +191,23 @@ def test_five_keypoints(five, tmp_path):
     config = tiny(steps=12, warmup=2, lr=3e-3)
     summary = train(config, five, tmp_path / "run", five, log_every=1, **QUIET)
     rows = [r["total"] for r in read_log(tmp_path / "run") if "total" in r]
-    assert np.mean(rows[-3:]) < .9 * np.mean(rows[:3]) and set(summary["metrics"]) == set(METRICS)
+    assert np.mean(rows[-3:]) < 0.9 * np.mean(rows[:3]) and set(summary["metrics"]) == set(METRICS)
     net = load_run(tmp_path / "run")
-    assert net.skeleton == SKELETON5 and net.head.initial.conv.out_channels == 10 and measure(net, five, config.test, progress=False).keys() == summary["metrics"].keys()
-    truth = [{"image_id": r.id, "category_id": 1, "keypoints": [v for x, y, _ in k for v in (x, y, 1)], "score": 1.0}
-             for r in five.records for k in r.keypoints[(r.keypoints[..., 2] > 0).any(1)].tolist()]
+    assert (
+        net.skeleton == SKELETON5
+        and net.head.initial.conv.out_channels == 10
+        and measure(net, five, config.test, progress=False).keys() == summary["metrics"].keys()
+    )
+    truth = [
+        {
+            "image_id": r.id,
+            "category_id": 1,
+            "keypoints": [v for x, y, _ in k for v in (x, y, 1)],
+            "score": 1.0,
+        }
+        for r in five.records
+        for k in r.keypoints[(r.keypoints[..., 2] > 0).any(1)].tolist()
+    ]
     assert evaluate(five.annotations, truth, SKELETON5)["AP"] == pytest.approx(1.0)
 
 
@@ -158,20 +217,36 @@ def test_bad_numbers_stop_the_run(tmp_path):
         train(tiny(lr=1e30, warmup=0, clip=0.0), people("train", 10), tmp_path, save_every=1, **QUIET)
     assert json.loads((tmp_path / "last" / "state.json").read_text())["step"] == 1
     state = make_state(tiny(lr=1e30, warmup=0, clip=0.0))
-    assert load_checkpoint(tmp_path / "last", state, tiny(lr=1e30, warmup=0, clip=0.0))["step"] == state.step == 1
+    assert (
+        load_checkpoint(tmp_path / "last", state, tiny(lr=1e30, warmup=0, clip=0.0))["step"]
+        == state.step
+        == 1
+    )
 
 
 def test_another_run_is_refused(uncut, tmp_path):
     "A folder that holds a run of other settings, another set or another network stays as it is."
     run = uncut[0]
-    with pytest.raises(SmprError, match="train.lr"): train(tiny(lr=.5), people("train", 10), run, **QUIET)
-    with pytest.raises(SmprError, match="10 pictures"): train(tiny(), people("train", 9), run, **QUIET)
-    with pytest.raises(SmprError, match="holds a run already"): train(tiny(), people("train", 10), run, resume=False, **QUIET)
-    with pytest.raises(SmprError, match="start weights"): train(tiny(), people("train", 10), tmp_path / "x", start={"no.such": torch.zeros(1)}, **QUIET)
-    check_same_config(json.loads((run / "last" / "state.json").read_text())["config"], replace(tiny(), test=replace(tiny().test, flip=True)), run)
+    with pytest.raises(SmprError, match="train.lr"):
+        train(tiny(lr=0.5), people("train", 10), run, **QUIET)
+    with pytest.raises(SmprError, match="10 pictures"):
+        train(tiny(), people("train", 9), run, **QUIET)
+    with pytest.raises(SmprError, match="holds a run already"):
+        train(tiny(), people("train", 10), run, resume=False, **QUIET)
+    with pytest.raises(SmprError, match="start weights"):
+        train(tiny(), people("train", 10), tmp_path / "x", start={"no.such": torch.zeros(1)}, **QUIET)
+    check_same_config(
+        json.loads((run / "last" / "state.json").read_text())["config"],
+        replace(tiny(), test=replace(tiny().test, flip=True)),
+        run,
+    )
     (tmp_path / "broken" / "last").mkdir(parents=True)
-    for f in (run / "last").iterdir(): (tmp_path / "broken" / "last" / f.name).write_bytes(f.read_bytes()[:2000] if f.suffix == ".safetensors" else f.read_bytes())
-    with pytest.raises(SmprError, match="no intact checkpoint"): train(tiny(), people("train", 10), tmp_path / "broken", **QUIET)
+    for f in (run / "last").iterdir():
+        (tmp_path / "broken" / "last" / f.name).write_bytes(
+            f.read_bytes()[:2000] if f.suffix == ".safetensors" else f.read_bytes()
+        )
+    with pytest.raises(SmprError, match="no intact checkpoint"):
+        train(tiny(), people("train", 10), tmp_path / "broken", **QUIET)
 
 
 def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
@@ -179,18 +254,28 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     config, poses = tiny(), people("train", 10)
     train(config, poses, tmp_path, steps=1, **QUIET)
     import smpr.training
-    def full(*args): raise OSError(28, "No space left on device")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(smpr.training, "write_tensors", full)
-    with pytest.raises(SmprError, match="step 2 cannot be saved.*No space left"): train(config, poses, tmp_path, steps=2, **QUIET)
-    assert json.loads((tmp_path / "last" / "state.json").read_text())["step"] == 1 and not (tmp_path / "last.part").exists()
+    with pytest.raises(SmprError, match="step 2 cannot be saved.*No space left"):
+        train(config, poses, tmp_path, steps=2, **QUIET)
+    assert (
+        json.loads((tmp_path / "last" / "state.json").read_text())["step"] == 1
+        and not (tmp_path / "last.part").exists()
+    )
 
 
 def test_batch_must_fit(monkeypatch):
     import smpr.training
+
     monkeypatch.setattr(smpr.training, "rank_world", lambda: (0, 3))
-    with pytest.raises(SmprError, match="multiple of 3"): step_batches(tiny(), people("train", 4), 0, 1)
+    with pytest.raises(SmprError, match="multiple of 3"):
+        step_batches(tiny(), people("train", 4), 0, 1)
     monkeypatch.setattr(smpr.training, "rank_world", lambda: (0, 2))
-    with pytest.raises(SmprError, match="accumulate"): step_batches(tiny(accumulate=3), people("train", 4), 0, 1)
+    with pytest.raises(SmprError, match="accumulate"):
+        step_batches(tiny(accumulate=3), people("train", 4), 0, 1)
 
 
 def test_best_is_the_best(tmp_path):
@@ -199,16 +284,18 @@ def test_best_is_the_best(tmp_path):
     state = make_state(config)
     keeper = Keeper(tmp_path, state, config, poses, poses, progress=False)
     import smpr.training
-    for step, ap in enumerate((.2, .5, .3), 1):
+
+    for step, ap in enumerate((0.2, 0.5, 0.3), 1):
         state.step = step
         original = smpr.training.measure
         try:
             smpr.training.measure = lambda *a, ap=ap: dict.fromkeys(METRICS, ap)
             keeper.check()
-        finally: smpr.training.measure = original
+        finally:
+            smpr.training.measure = original
     keeper.close()
     saved = json.loads((tmp_path / "best" / "state.json").read_text())
-    assert saved["step"] == 2 and saved["metrics"]["AP"] == state.best == .5
+    assert saved["step"] == 2 and saved["metrics"]["AP"] == state.best == 0.5
 
 
 def test_compiled_training_is_the_same_training(uncut, tmp_path, monkeypatch):
@@ -219,4 +306,5 @@ def test_compiled_training_is_the_same_training(uncut, tmp_path, monkeypatch):
     assert asked == []
     train(tiny(), people("train", 10), tmp_path / "compiled", compiled=True, log_every=1, **QUIET)
     assert len(asked) == 1
-    for name, t in tensors(tmp_path / "compiled").items(): assert torch.equal(t, tensors(uncut[0])[name]), name
+    for name, t in tensors(tmp_path / "compiled").items():
+        assert torch.equal(t, tensors(uncut[0])[name]), name

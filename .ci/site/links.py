@@ -1,4 +1,5 @@
 """Does every link of a built site lead somewhere, and does no page fetch anything from elsewhere?"""
+
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,9 +17,12 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list) -> None:
         values = dict(attrs)
         self.anchors |= {values[a] for a in ("id", "name") if values.get(a)}
-        if tag == "a" and values.get("href"): self.links.append(values["href"])
-        if tag == "link" and values.get("href") and values.get("rel") not in ("canonical", "prev", "next"): self.fetched.append(values["href"])
-        if values.get("src"): self.fetched.append(values["src"])
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
+        if tag == "link" and values.get("href") and values.get("rel") not in ("canonical", "prev", "next"):
+            self.fetched.append(values["href"])
+        if values.get("src"):
+            self.fetched.append(values["src"])
 
 
 def check_site(folder: Path) -> tuple[int, int, list[str]]:
@@ -29,14 +33,20 @@ def check_site(folder: Path) -> tuple[int, int, list[str]]:
         here = path.relative_to(folder.resolve())
         for address in page.links + page.fetched:
             url = urlsplit(address)
-            if url.scheme == "data" or url.scheme in ("http", "https", "mailto") and address in page.links: continue
+            if url.scheme == "data" or url.scheme in ("http", "https", "mailto") and address in page.links:
+                continue
             count += 1
             if url.scheme or url.netloc:
                 faults.append(f"{here}: fetches {address} from elsewhere")
                 continue
             target = (path.parent / unquote(url.path)).resolve() if url.path else path
-            if not target.is_file(): faults.append(f"{here}: {address} leads nowhere")
-            elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].anchors: faults.append(f"{here}: {address} has no such anchor")
+            if not target.is_file():
+                faults.append(f"{here}: {address} leads nowhere")
+            elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].anchors:
+                faults.append(f"{here}: {address} has no such anchor")
     for style in folder.rglob("*.css"):
-        faults += [f"{style.relative_to(folder)}: fetches {a} from elsewhere" for a in re.findall(r"url\([\"']?(https?://[^)\"']+)", style.read_text())]
+        faults += [
+            f"{style.relative_to(folder)}: fetches {a} from elsewhere"
+            for a in re.findall(r"url\([\"']?(https?://[^)\"']+)", style.read_text())
+        ]
     return len(pages), count, faults

@@ -1,4 +1,5 @@
 """The three panels in a real JupyterLab: a slider is dragged, the picture and the count change to what the package computes."""
+
 import base64
 import io
 import json
@@ -14,9 +15,9 @@ from smpr.assignment import AssignChoices, assign_scene, draw_choices
 from smpr.data import load_set
 from smpr.evaluation import PickChoices, detect_set, draw_pick, pick, score_vs_oks
 from smpr.inference import ListChoices, draw_list, load, look, thin_out
-from smpr.viz.panels import as_png
 from smpr.settings import load_settings
 from smpr.skeleton import load_scene
+from smpr.viz.panels import as_png
 
 PANEL = ".smpr-panel"
 READ_PICTURE = """async image => {
@@ -32,7 +33,7 @@ RUN_ALL = """async () => {
 
 def alike(a: np.ndarray, b: np.ndarray) -> bool:
     "The same picture, but for the last digits of a network that chooses its convolutions by their speed."
-    return a.shape == b.shape and np.abs(a.astype(int) - b).mean() < .5
+    return a.shape == b.shape and np.abs(a.astype(int) - b).mean() < 0.5
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -46,9 +47,11 @@ class Shown:
         self.page, self.box = page, page.locator(PANEL)
         self.box.scroll_into_view_if_needed()
 
-    def caption(self) -> str: return self.box.locator(".widget-html-content").inner_text().strip()
+    def caption(self) -> str:
+        return self.box.locator(".widget-html-content").inner_text().strip()
 
-    def picture(self) -> np.ndarray: return pixels(base64.b64decode(self.box.locator("img").evaluate(READ_PICTURE)))
+    def picture(self) -> np.ndarray:
+        return pixels(base64.b64decode(self.box.locator("img").evaluate(READ_PICTURE)))
 
     def drag(self, name: str, to: float) -> float:
         "Drag a slider's handle to a part of its way, and wait until the panel says something else; returns the value that the slider then shows."
@@ -64,15 +67,22 @@ class Shown:
 
     def changed(self, before: str) -> None:
         "Until the line under the controls is another one and stays for a second."
-        self.page.wait_for_function("([panel, old]) => document.querySelector(panel + ' .widget-html-content').innerText.trim() != old", arg=[PANEL, before], timeout=120_000)
+        self.page.wait_for_function(
+            "([panel, old]) => document.querySelector(panel + ' .widget-html-content').innerText.trim() != old",
+            arg=[PANEL, before],
+            timeout=120_000,
+        )
         last = None
-        while last != (last := self.caption()): self.page.wait_for_timeout(1500)
+        while last != (last := self.caption()):
+            self.page.wait_for_timeout(1500)
 
     def shoot(self, name: str) -> None:
         "A small screenshot for figures/screens."
         folder = load_settings().figures / "screens"
         folder.mkdir(parents=True, exist_ok=True)
-        Image.open(io.BytesIO(self.page.screenshot())).convert("RGB").quantize(256).save(folder / f"{name}.png", optimize=True)
+        Image.open(io.BytesIO(self.page.screenshot())).convert("RGB").quantize(256).save(
+            folder / f"{name}.png", optimize=True
+        )
 
 
 @pytest.fixture
@@ -84,13 +94,21 @@ def open_panel(lab, browser):
 
     def open_chapter(chapter: str) -> Shown:
         notebook = json.loads((ROOT / "nbs" / f"{chapter}.ipynb").read_text())
-        for cell in notebook["cells"]: cell.get("outputs", []).clear()             # only what is computed now can be found
+        for cell in notebook["cells"]:
+            cell.get("outputs", []).clear()  # only what is computed now can be found
         (files / f"{chapter}.ipynb").write_text(json.dumps(notebook))
         page.goto(f"{address}/lab/tree/{chapter}.ipynb?reset&token={token}")
         page.locator(".jp-Notebook .jp-Cell").first.wait_for()
-        page.wait_for_function("() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'")
+        page.wait_for_function(
+            "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'"
+        )
         page.evaluate(RUN_ALL)
-        assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error'], .jp-RenderedText[data-mime-type$='stderr'] .ansi-red-fg").count() == 0
+        assert (
+            page.locator(
+                ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error'], .jp-RenderedText[data-mime-type$='stderr'] .ansi-red-fg"
+            ).count()
+            == 0
+        )
         page.locator(f"{PANEL} img").wait_for()
         return Shown(page)
 
@@ -112,7 +130,7 @@ def moved(shown: Shown, name: str, to: float, draw, choices):
 
 def test_assignment(open_panel):
     shown, scene = open_panel("03_assignment"), load_scene()
-    now = moved(shown, "half side", .7, lambda choices: draw_choices(choices, (scene,)), AssignChoices())
+    now = moved(shown, "half side", 0.7, lambda choices: draw_choices(choices, (scene,)), AssignChoices())
     positives = int((assign_scene(scene, now.config, now.enlarged).region >= 0).sum())
     assert int(shown.caption().split()[0]) == positives > int((assign_scene(scene).region >= 0).sum())
     shown.shoot("assignment")
@@ -121,7 +139,9 @@ def test_assignment(open_panel):
 def test_inference(open_panel):
     shown, scene, model = open_panel("11_inference"), load_scene(), load("rendered", "cpu")
     found = look(model, scene.image, model.test.short, model.test.long, config=model.test.decode)
-    now = moved(shown, "score threshold", .4, lambda choices: draw_list(choices, scene.image, found), ListChoices())
+    now = moved(
+        shown, "score threshold", 0.4, lambda choices: draw_list(choices, scene.image, found), ListChoices()
+    )
     assert f" {len(thin_out(found, now).scores)} poses in the list" in shown.caption()
     assert int(shown.caption().split()[0]) == int((found.person > now.score_threshold).sum())
     shown.shoot("inference")
@@ -133,15 +153,15 @@ def test_evaluation(open_panel):
     results = detect_set(model, people, model.test, progress=False)
     scores, best = score_vs_oks(results, people)
     draw = cache(lambda choices: draw_pick(choices, results, people, scores, best))
-    now = moved(shown, "quality", .2, draw, PickChoices())
+    now = moved(shown, "quality", 0.2, draw, PickChoices())
     assert shown.caption().startswith(f"detection {pick(scores, best, now) + 1} of {len(scores)}:")
     shown.shoot("evaluation")
 
     image, before = shown.box.locator("img"), shown.caption()
-    target = int(best.argmax())                                                        # click on the best detection of all
+    target = int(best.argmax())  # click on the best detection of all
     x, y = draw(now).axes[0].transData.transform((scores[target], best[target]))
     size, (height, width) = image.bounding_box(), shown.picture().shape[:2]
     image.click(position={"x": x * size["width"] / width, "y": (height - y) * size["height"] / height})
     shown.changed(before)
     picked = int(shown.caption().split()[1]) - 1
-    assert np.hypot(scores[picked] - scores[target], best[picked] - best[target]) < .02
+    assert np.hypot(scores[picked] - scores[target], best[picked] - best[target]) < 0.02

@@ -1,4 +1,5 @@
 """Files made to do harm: each must be refused by name, and its payload must not run."""
+
 import json
 import os
 import struct
@@ -22,19 +23,29 @@ from trust.inputs import good, patience
 
 class Payload:
     "What a pickle may do when it is opened: here, write a file."
-    def __init__(self, mark: Path): self.mark = mark
 
-    def __reduce__(self): return os.mkdir, (str(self.mark),)
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
 
 
 def pickles(folder: Path) -> Iterator[tuple[str, Callable]]:
     "Checkpoints that run code: as weights, as a published checkpoint, inside a state dict, under another ending."
-    for name, content in (("alone", Payload(folder / "ran")), ("in a state dict", {"state_dict": {"a": Payload(folder / "ran")}}), ("beside tensors", {"a": torch.zeros(2), "b": Payload(folder / "ran")})):
+    for name, content in (
+        ("alone", Payload(folder / "ran")),
+        ("in a state dict", {"state_dict": {"a": Payload(folder / "ran")}}),
+        ("beside tensors", {"a": torch.zeros(2), "b": Payload(folder / "ran")}),
+    ):
         for suffix in (".pth", ".safetensors", ".pt2"):
             path = folder / f"{name}{suffix}"
             torch.save(content, path)
             yield f"pickle {name}{suffix}, load", lambda p=path: load(p, "cpu")
-            yield f"pickle {name}{suffix}, convert", lambda p=path: convert_checkpoint(p, folder / "out.safetensors", CheckpointKind.RESNET50_FPN)
+            yield (
+                f"pickle {name}{suffix}, convert",
+                lambda p=path: convert_checkpoint(p, folder / "out.safetensors", CheckpointKind.RESNET50_FPN),
+            )
 
 
 def header(path: Path, text: str | bytes, body: bytes = b"", length: int | None = None) -> Path:
@@ -46,20 +57,54 @@ def header(path: Path, text: str | bytes, body: bytes = b"", length: int | None 
 
 def lying_headers(folder: Path) -> Iterator[tuple[str, Callable]]:
     "Headers that promise what the file does not hold."
-    t = lambda dtype="F32", shape=(2,), offsets=(0, 8): {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
-    heads = {"longer than the file": ("{}", b"", 10 ** 6), "of 2**63 bytes": ("{}", b"", 2 ** 63), "of all bits": ("{}", b"", 2 ** 64 - 1), "no JSON": ("{" * 40, b"", None), "not text": (b"\xff" * 40, b"", None),
-             "offsets beyond": (json.dumps({"a": t(offsets=(0, 800))}), bytes(8), None), "offsets backwards": (json.dumps({"a": t(offsets=(8, 0))}), bytes(8), None), "negative offsets": (json.dumps({"a": t(offsets=(-8, 0))}), bytes(8), None),
-             "shape too large": (json.dumps({"a": t(shape=(2 ** 40,))}), bytes(8), None), "shape that overflows": (json.dumps({"a": t(shape=(2 ** 33, 2 ** 33))}), bytes(8), None), "unknown type": (json.dumps({"a": t("F99")}), bytes(8), None),
-             "overlap": (json.dumps({"a": t(), "b": t(offsets=(4, 12))}), bytes(12), None), "a hole": (json.dumps({"a": t(), "b": t(offsets=(16, 24))}), bytes(24), None), "deep": ('{"a":' + "[" * 5000 + "]" * 5000 + "}", b"", None)}
+    t = lambda dtype="F32", shape=(2,), offsets=(0, 8): {
+        "dtype": dtype,
+        "shape": list(shape),
+        "data_offsets": list(offsets),
+    }
+    heads = {
+        "longer than the file": ("{}", b"", 10**6),
+        "of 2**63 bytes": ("{}", b"", 2**63),
+        "of all bits": ("{}", b"", 2**64 - 1),
+        "no JSON": ("{" * 40, b"", None),
+        "not text": (b"\xff" * 40, b"", None),
+        "offsets beyond": (json.dumps({"a": t(offsets=(0, 800))}), bytes(8), None),
+        "offsets backwards": (json.dumps({"a": t(offsets=(8, 0))}), bytes(8), None),
+        "negative offsets": (json.dumps({"a": t(offsets=(-8, 0))}), bytes(8), None),
+        "shape too large": (json.dumps({"a": t(shape=(2**40,))}), bytes(8), None),
+        "shape that overflows": (json.dumps({"a": t(shape=(2**33, 2**33))}), bytes(8), None),
+        "unknown type": (json.dumps({"a": t("F99")}), bytes(8), None),
+        "overlap": (json.dumps({"a": t(), "b": t(offsets=(4, 12))}), bytes(12), None),
+        "a hole": (json.dumps({"a": t(), "b": t(offsets=(16, 24))}), bytes(24), None),
+        "deep": ('{"a":' + "[" * 5000 + "]" * 5000 + "}", b"", None),
+    }
     for name, (text, body, length) in heads.items():
         path = header(folder / f"header {name}.safetensors", text, body, length)
         yield f"header {name}", lambda p=path: load(p, "cpu")
-    notes = lambda config, **more: json.dumps({"__metadata__": {"config": json.dumps(config), "skeleton": json.dumps(config_to_dict(COCO17))} | more, "a": t()})
-    configs = {"a network of a billion layers": {"tower_depth": 10 ** 9}, "a network of a billion channels": {"width": 10 ** 9}, "a million strides": {"strides": [8] * 10 ** 5}, "an unknown field": {"__class__": "os.system"}, "a list": [1], "a text as width": {"width": "9" * 30}, "an unknown backbone": {"backbone": "os.system"}}
+    notes = lambda config, **more: json.dumps(
+        {
+            "__metadata__": {"config": json.dumps(config), "skeleton": json.dumps(config_to_dict(COCO17))}
+            | more,
+            "a": t(),
+        }
+    )
+    configs = {
+        "a network of a billion layers": {"tower_depth": 10**9},
+        "a network of a billion channels": {"width": 10**9},
+        "a million strides": {"strides": [8] * 10**5},
+        "an unknown field": {"__class__": "os.system"},
+        "a list": [1],
+        "a text as width": {"width": "9" * 30},
+        "an unknown backbone": {"backbone": "os.system"},
+    }
     for name, config in configs.items():
         path = header(folder / f"config {name}.safetensors", notes(config), bytes(8))
         yield f"configuration of {name}", lambda p=path: load(p, "cpu")
-    deep = header(folder / "notes.safetensors", json.dumps({"__metadata__": {"config": "[" * 10 ** 5, "skeleton": "{}"}, "a": t()}), bytes(8))
+    deep = header(
+        folder / "notes.safetensors",
+        json.dumps({"__metadata__": {"config": "[" * 10**5, "skeleton": "{}"}, "a": t()}),
+        bytes(8),
+    )
     yield "notes nested too deep", lambda: load_weights(deep)
     yield "a step to replay without one", lambda: replay_step(shipped_weights()["rendered"])
 
@@ -68,42 +113,76 @@ def test_settings(folder: Path) -> Iterator[tuple[str, Callable]]:
     "Good weights whose test settings would fill the memory or stop with a stack."
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
+
     shipped = shipped_weights()["rendered"]
-    with safe_open(shipped, "pt") as f: meta = f.metadata()
-    for n, test in enumerate(({"short": 10 ** 9, "long": 10 ** 9}, {"short": 0}, {"short": "big"}, {"scales": [[1]]}, {"scales": 5}, {"decode": {"keep": "all"}}, {"decode": 5})):
+    with safe_open(shipped, "pt") as f:
+        meta = f.metadata()
+    for n, test in enumerate(
+        (
+            {"short": 10**9, "long": 10**9},
+            {"short": 0},
+            {"short": "big"},
+            {"scales": [[1]]},
+            {"scales": 5},
+            {"decode": {"keep": "all"}},
+            {"decode": 5},
+        )
+    ):
         path = folder / f"test{n}.safetensors"
         save_file(load_file(shipped), path, metadata=meta | {"meta": json.dumps({"test": test})})
-        yield f"test settings {test}", lambda p=path: predict(load(p, "cpu"), torch.zeros(48, 64, 3, dtype=torch.uint8).numpy())
+        yield (
+            f"test settings {test}",
+            lambda p=path: predict(load(p, "cpu"), torch.zeros(48, 64, 3, dtype=torch.uint8).numpy()),
+        )
 
 
 def archives(folder: Path) -> Iterator[tuple[str, Callable]]:
     "Zips whose members climb out."
-    for n, name in enumerate(("../outside.txt", "/outside.txt", "a/../../outside.txt", "../" * 30 + "tmp/outside.txt")):
+    for n, name in enumerate(
+        ("../outside.txt", "/outside.txt", "a/../../outside.txt", "../" * 30 + "tmp/outside.txt")
+    ):
         path = folder / f"slip{n}.zip"
-        with zipfile.ZipFile(path, "w") as z: z.writestr(zipfile.ZipInfo(name), "x")
+        with zipfile.ZipFile(path, "w") as z:
+            z.writestr(zipfile.ZipInfo(name), "x")
         yield f"zip with {name[:30]}", lambda p=path: unpack(p, folder / "inside", progress=False)
     (folder / "inside").mkdir(exist_ok=True)
     liar = folder / "big.zip"
-    with zipfile.ZipFile(liar, "w", zipfile.ZIP_DEFLATED) as z: z.writestr("a.txt", "x" * 100)
+    with zipfile.ZipFile(liar, "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr("a.txt", "x" * 100)
     data = bytearray(liar.read_bytes())
     at = data.rfind(b"PK\x01\x02")
-    data[at + 24:at + 28] = struct.pack("<I", 2 ** 32 - 2)                  # 4 GB, says the directory ...
+    data[at + 24 : at + 28] = struct.pack("<I", 2**32 - 2)  # 4 GB, says the directory ...
     liar.write_bytes(data)
-    yield "zip that promises more than the disk holds", lambda: _with_small_disk(lambda: unpack(liar, folder / "inside", progress=False))
+    yield (
+        "zip that promises more than the disk holds",
+        lambda: _with_small_disk(lambda: unpack(liar, folder / "inside", progress=False)),
+    )
 
 
 def _with_small_disk(call: Callable):
     "... and the disk has 1 GB."
     import shutil
+
     real = shutil.disk_usage
-    shutil.disk_usage = lambda p: real(p)._replace(free=10 ** 9)
-    try: return call()
-    finally: shutil.disk_usage = real
+    shutil.disk_usage = lambda p: real(p)._replace(free=10**9)
+    try:
+        return call()
+    finally:
+        shutil.disk_usage = real
 
 
 def paths(folder: Path) -> Iterator[tuple[str, Callable]]:
     "Names in annotation files that leave the picture folder; links that lead in circles."
-    for n, name in enumerate(("../secret.png", "a/../../secret.png", "/etc/passwd", "..\\secret.png", "C:\\secret.png", "\\\\host\\share.png")):
+    for n, name in enumerate(
+        (
+            "../secret.png",
+            "a/../../secret.png",
+            "/etc/passwd",
+            "..\\secret.png",
+            "C:\\secret.png",
+            "\\\\host\\share.png",
+        )
+    ):
         data = good()
         data["images"][1]["file_name"] = name
         path = folder / f"names{n}.json"
@@ -128,12 +207,17 @@ def try_hostile() -> dict:
             for what, call in kind(folder):
                 attempted += 1
                 try:
-                    with patience(20): call()
+                    with patience(20):
+                        call()
                     wrong.append(f"{what}: accepted")
                 except SmprError as e:
-                    if "\n" in str(e): wrong.append(f"{what}: {e}"[:200])
-                    else: refused += 1
-                except BaseException as e: wrong.append(f"{what}: {type(e).__name__}: {e}"[:200])
+                    if "\n" in str(e):
+                        wrong.append(f"{what}: {e}"[:200])
+                    else:
+                        refused += 1
+                except BaseException as e:
+                    wrong.append(f"{what}: {type(e).__name__}: {e}"[:200])
         for mark in ("ran", "outside.txt"):
-            if list(folder.rglob(mark)): wrong.append(f"a payload ran: {mark}")
+            if list(folder.rglob(mark)):
+                wrong.append(f"a payload ran: {mark}")
     return {"attempted": attempted, "refused": refused, "wrong": wrong}

@@ -1,4 +1,5 @@
 """Bad pictures, annotations and results: each works as COCO's tools would, or ends in one line that names file and record."""
+
 import contextlib
 import copy
 import io
@@ -24,7 +25,7 @@ from smpr.data import check_set, load_set, read_image
 from smpr.evaluation import evaluate
 from smpr.settings import SmprError
 
-PATIENCE = 60                # seconds until a case counts as hung
+PATIENCE = 60  # seconds until a case counts as hung
 W, H = 80, 90
 POSE = [v for k in range(17) for v in (20 + 2 * k, 10 + 3 * k, 2)]
 FORMATS = ("png", "jpg", "webp", "gif", "bmp", "tif")
@@ -37,18 +38,23 @@ class Hung(BaseException):
 @dataclass(frozen=True)
 class Case:
     "A name, and a call that returns nothing when the input was handled rightly and a text when something was wrong in silence."
+
     name: str
     run: Callable[[], str | None]
-    words: tuple[str, ...]           # what a refusal must contain
+    words: tuple[str, ...]  # what a refusal must contain
 
 
 @contextlib.contextmanager
 def patience(seconds: int = PATIENCE) -> Iterator[None]:
     "Raise `Hung` after so long."
-    def ring(*_): raise Hung
+
+    def ring(*_):
+        raise Hung
+
     before = signal.signal(signal.SIGALRM, ring)
     signal.alarm(seconds)
-    try: yield
+    try:
+        yield
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
@@ -57,27 +63,39 @@ def patience(seconds: int = PATIENCE) -> Iterator[None]:
 def outcome(case: Case) -> tuple[str, str]:
     "refused_clearly, handled, silent, crashed or hung; and what was said."
     try:
-        with patience(): wrong = case.run()
-    except Hung: return "hung", ""
+        with patience():
+            wrong = case.run()
+    except Hung:
+        return "hung", ""
     except SmprError as e:
         clear = "\n" not in str(e) and all(w in str(e) for w in case.words)
         return "refused_clearly" if clear else "silent", str(e)
-    except Exception as e: return "crashed", f"{type(e).__name__}: {e}"
+    except Exception as e:
+        return "crashed", f"{type(e).__name__}: {e}"
     return ("silent", wrong) if wrong else ("handled", "")
 
 
 # pictures
 
+
 def noise(mode: str = "RGB", seed: int = 0) -> Image.Image:
     picture = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (H, W, 3), dtype=np.uint8))
-    if mode == "I;16": return Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
     return picture.convert(mode)
 
 
 def read(path: Path, size: tuple[int, int] | None) -> str | None:
     "Read a picture; what is wrong with what came back."
     found = read_image(path, size)
-    if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3 or size and found.shape[1::-1] != tuple(size): return f"{found.shape} {found.dtype}"
+    if (
+        found.dtype != np.uint8
+        or found.ndim != 3
+        or found.shape[2] != 3
+        or size
+        and found.shape[1::-1] != tuple(size)
+    ):
+        return f"{found.shape} {found.dtype}"
 
 
 def huge(kind: str) -> bytes:
@@ -87,51 +105,101 @@ def huge(kind: str) -> bytes:
     data, side = bytearray(out.getvalue()), 60_000
     if kind == "png":
         import zlib
+
         data[16:24] = struct.pack(">II", side, side)
         data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    if kind == "bmp": data[18:26] = struct.pack("<ii", side, side)
-    if kind == "gif": data[6:10] = struct.pack("<HH", side, side)
+    if kind == "bmp":
+        data[18:26] = struct.pack("<ii", side, side)
+    if kind == "gif":
+        data[6:10] = struct.pack("<HH", side, side)
     return bytes(data)
 
 
 def picture_cases(folder: Path, cuts: int = 12, flips: int = 24) -> Iterator[Case]:
     "Files in every format, whole and damaged."
+
     def file(name: str, content: bytes) -> Path:
         path = folder / name
         path.write_bytes(content)
         return path
-    def case(name: str, path: Path, size: tuple[int, int] | None = (W, H)) -> Case: return Case(f"picture {name}", lambda: read(path, size), (path.name[:40],))
+
+    def case(name: str, path: Path, size: tuple[int, int] | None = (W, H)) -> Case:
+        return Case(f"picture {name}", lambda: read(path, size), (path.name[:40],))
+
     rng = np.random.default_rng(0)
     for suffix in FORMATS:
         noise().save(folder / f"whole.{suffix}")
         whole = (folder / f"whole.{suffix}").read_bytes()
-        for n in range(cuts): yield case(f"{suffix} cut at {n}/{cuts}", file(f"cut{n}.{suffix}", whole[:len(whole) * n // cuts]))
+        for n in range(cuts):
+            yield case(
+                f"{suffix} cut at {n}/{cuts}", file(f"cut{n}.{suffix}", whole[: len(whole) * n // cuts])
+            )
         for n in range(flips):
             damaged = bytearray(whole)
-            for _ in range(1 + n % 4): damaged[int(rng.integers(0, min(len(damaged), 600 if n % 2 else len(damaged))))] = int(rng.integers(256))
+            for _ in range(1 + n % 4):
+                damaged[int(rng.integers(0, min(len(damaged), 600 if n % 2 else len(damaged))))] = int(
+                    rng.integers(256)
+                )
             yield case(f"{suffix} bytes changed {n}", file(f"flip{n}.{suffix}", bytes(damaged)))
-        for other in FORMATS: yield case(f"{suffix} called {other}", file(f"{suffix}-as.{other}", whole))
+        for other in FORMATS:
+            yield case(f"{suffix} called {other}", file(f"{suffix}-as.{other}", whole))
         yield case(f"{suffix} with text after it", file(f"more.{suffix}", whole + b"and more" * 40))
         yield case(f"{suffix} of zero bytes only", file(f"zero.{suffix}", bytes(500)))
         yield case(f"{suffix} of noise", file(f"noise.{suffix}", rng.bytes(500)))
         yield case(f"{suffix}, another size in the record", folder / f"whole.{suffix}", (W + 1, H))
-    for mode, suffix in (("L", "png"), ("LA", "png"), ("RGBA", "png"), ("P", "png"), ("1", "png"), ("I;16", "png"), ("I;16", "tif"), ("CMYK", "jpg"), ("CMYK", "tif"), ("L", "jpg"), ("YCbCr", "jpg"), ("F", "tif"), ("LAB", "tif"), ("RGBA", "webp"), ("P", "gif"), ("1", "tif")):
+    for mode, suffix in (
+        ("L", "png"),
+        ("LA", "png"),
+        ("RGBA", "png"),
+        ("P", "png"),
+        ("1", "png"),
+        ("I;16", "png"),
+        ("I;16", "tif"),
+        ("CMYK", "jpg"),
+        ("CMYK", "tif"),
+        ("L", "jpg"),
+        ("YCbCr", "jpg"),
+        ("F", "tif"),
+        ("LAB", "tif"),
+        ("RGBA", "webp"),
+        ("P", "gif"),
+        ("1", "tif"),
+    ):
         noise(mode).save(folder / f"mode-{mode.replace(';', '')}.{suffix}")
         yield case(f"mode {mode} as {suffix}", folder / f"mode-{mode.replace(';', '')}.{suffix}")
     for turn in range(0, 10):
-        note = Image.Exif(); note[0x0112] = turn
+        note = Image.Exif()
+        note[0x0112] = turn
         noise().save(folder / f"turn{turn}.jpg", exif=note)
-        for size in ((W, H), (H, W)): yield case(f"EXIF {turn} for {size}", folder / f"turn{turn}.jpg", size)
+        for size in ((W, H), (H, W)):
+            yield case(f"EXIF {turn} for {size}", folder / f"turn{turn}.jpg", size)
     for kind in ("png", "bmp", "gif"):
-        for size in (None, (W, H), (60_000, 60_000)): yield case(f"{kind} that promises 60000 px, record {size}", file(f"huge.{kind}", huge(kind)), size)
+        for size in (None, (W, H), (60_000, 60_000)):
+            yield case(
+                f"{kind} that promises 60000 px, record {size}", file(f"huge.{kind}", huge(kind)), size
+            )
     for suffix in ("gif", "webp", "png", "tif"):
         noise().save(folder / f"moving.{suffix}", save_all=True, append_images=[noise(seed=1), noise(seed=2)])
         yield case(f"animated {suffix}", folder / f"moving.{suffix}")
     (folder / "folder.png").mkdir(exist_ok=True)
-    (folder / "loop.png").unlink(missing_ok=True); (folder / "loop.png").symlink_to("loop.png")
-    (folder / "lost.png").unlink(missing_ok=True); (folder / "lost.png").symlink_to("nowhere.png")
-    if not (folder / "pipe.png").exists(): os.mkfifo(folder / "pipe.png")
-    for name in ("folder.png", "loop.png", "lost.png", "pipe.png", "none.png", "x" * 300 + ".png", "/".join(["deep"] * 900) + ".png", "ein Bild für Ωß.png", "\ud800.png", "nul\0.png"):
+    (folder / "loop.png").unlink(missing_ok=True)
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "lost.png").unlink(missing_ok=True)
+    (folder / "lost.png").symlink_to("nowhere.png")
+    if not (folder / "pipe.png").exists():
+        os.mkfifo(folder / "pipe.png")
+    for name in (
+        "folder.png",
+        "loop.png",
+        "lost.png",
+        "pipe.png",
+        "none.png",
+        "x" * 300 + ".png",
+        "/".join(["deep"] * 900) + ".png",
+        "ein Bild für Ωß.png",
+        "\ud800.png",
+        "nul\0.png",
+    ):
         yield case(f"path {name[:20]!r}", folder / name)
     noise().save(folder / "ein Bild für Ωß 人.png")
     yield case("unicode name", folder / "ein Bild für Ωß 人.png")
@@ -139,18 +207,42 @@ def picture_cases(folder: Path, cuts: int = 12, flips: int = 24) -> Iterator[Cas
 
 # annotation files
 
+
 def person(id: int, image: int, **more) -> dict:
-    return {"id": id, "image_id": image, "category_id": 1, "iscrowd": 0, "area": 900, "bbox": [20, 10, 40, 60], "num_keypoints": 17, "keypoints": list(POSE)} | more
+    return {
+        "id": id,
+        "image_id": image,
+        "category_id": 1,
+        "iscrowd": 0,
+        "area": 900,
+        "bbox": [20, 10, 40, 60],
+        "num_keypoints": 17,
+        "keypoints": list(POSE),
+    } | more
 
 
 def good() -> dict:
     "A correct set of two pictures and three persons."
-    return {"images": [{"id": i, "file_name": f"{i}.png", "width": W, "height": H} for i in (1, 2)],
-            "annotations": [person(11, 1), person(12, 2), person(13, 2, area=2500, keypoints=[v + (5 if n % 3 < 2 else 0) for n, v in enumerate(POSE)])],
-            "categories": [{"id": 1, "name": "person"}]}
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": W, "height": H} for i in (1, 2)],
+        "annotations": [
+            person(11, 1),
+            person(12, 2),
+            person(13, 2, area=2500, keypoints=[v + (5 if n % 3 < 2 else 0) for n, v in enumerate(POSE)]),
+        ],
+        "categories": [{"id": 1, "name": "person"}],
+    }
 
 
-RESULTS = [{"image_id": i, "category_id": 1, "keypoints": [v + (i if n % 3 < 2 else 0) for n, v in enumerate(POSE)], "score": .9 - .1 * i} for i in (1, 2)]
+RESULTS = [
+    {
+        "image_id": i,
+        "category_id": 1,
+        "keypoints": [v + (i if n % 3 < 2 else 0) for n, v in enumerate(POSE)],
+        "score": 0.9 - 0.1 * i,
+    }
+    for i in (1, 2)
+]
 
 
 def plain_coco(path: Path, results: list[dict]) -> list[float]:
@@ -158,7 +250,9 @@ def plain_coco(path: Path, results: list[dict]) -> list[float]:
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
         run = COCOeval(truth, truth.loadRes(copy.deepcopy(results)), "keypoints")
-        run.evaluate(); run.accumulate(); run.summarize()
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
     return run.stats.tolist()
 
 
@@ -167,33 +261,93 @@ def judge_document(folder: Path, data, text: str | None = None) -> str | None:
     path = folder / "set.json"
     path.write_text(json.dumps(data) if text is None else text, encoding="utf-8", errors="surrogatepass")
     problems = check_set(folder, path, progress=False).problems
-    try: poses = load_set(folder, path)
-    except SmprError as e: return f"data check found nothing, yet: {e}" if not problems else _raise(e)
-    if not all(np.isfinite(r.keypoints).all() and np.isfinite(r.areas).all() for r in poses.records): return "not finite"
-    wanted = sum(a.get("category_id", 1) == 1 for a in data.get("annotations", [])) if isinstance(data, dict) else 0
-    if sum(len(r.areas) for r in poses.records) != wanted: return "persons were lost"
+    try:
+        poses = load_set(folder, path)
+    except SmprError as e:
+        return f"data check found nothing, yet: {e}" if not problems else _raise(e)
+    if not all(np.isfinite(r.keypoints).all() and np.isfinite(r.areas).all() for r in poses.records):
+        return "not finite"
+    wanted = (
+        sum(a.get("category_id", 1) == 1 for a in data.get("annotations", []))
+        if isinstance(data, dict)
+        else 0
+    )
+    if sum(len(r.areas) for r in poses.records) != wanted:
+        return "persons were lost"
     ids = {r.id for r in poses.records}
     results = [r for r in RESULTS if r["image_id"] in ids]
     ours = list(evaluate(path, results).values())
-    if not all(map(math.isfinite, ours)): return "AP is not finite"
-    try: theirs = plain_coco(path, results) if results else None
-    except Exception: return None                       # more than pycocotools can do
-    if theirs and not np.allclose(ours, theirs, atol=1e-12): return f"AP {ours[0]}, pycocotools {theirs[0]}"
+    if not all(map(math.isfinite, ours)):
+        return "AP is not finite"
+    try:
+        theirs = plain_coco(path, results) if results else None
+    except Exception:
+        return None  # more than pycocotools can do
+    if theirs and not np.allclose(ours, theirs, atol=1e-12):
+        return f"AP {ours[0]}, pycocotools {theirs[0]}"
 
 
-def _raise(e: Exception): raise e
+def _raise(e: Exception):
+    raise e
 
 
-NASTY = (None, True, False, 0, 1, -1, 2, 3, 2 ** 31, 2 ** 63, 2 ** 64, -2 ** 70, 10 ** 400, 1.5, -0.5, 1e-300, 1e7, 1e300, float("nan"), float("inf"), -float("inf"), "", "1", "nose", "\ud800", "ü" * 200, "../../etc/passwd", "/etc/passwd",
-         "..\\x.png", "a\0b", "x" * 5000, [], [1], [[]], [1, 2, 3, 4], [0] * 51, [1, 1, 2] * 17, [5] * 51, ["1"] * 51, [None] * 51, {}, {"id": 1}, [{}], [None])
+NASTY = (
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    3,
+    2**31,
+    2**63,
+    2**64,
+    -(2**70),
+    10**400,
+    1.5,
+    -0.5,
+    1e-300,
+    1e7,
+    1e300,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    "",
+    "1",
+    "nose",
+    "\ud800",
+    "ü" * 200,
+    "../../etc/passwd",
+    "/etc/passwd",
+    "..\\x.png",
+    "a\0b",
+    "x" * 5000,
+    [],
+    [1],
+    [[]],
+    [1, 2, 3, 4],
+    [0] * 51,
+    [1, 1, 2] * 17,
+    [5] * 51,
+    ["1"] * 51,
+    [None] * 51,
+    {},
+    {"id": 1},
+    [{}],
+    [None],
+)
 
 
 def places(value, prefix: tuple = ()) -> list[tuple]:
     "Every place in a document where something can be put."
     out = []
-    for key, v in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for key, v in (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):
         out.append((*prefix, key))
-        if len(prefix) < 3 or key in (0, 2, 50): out += places(v, (*prefix, key))
+        if len(prefix) < 3 or key in (0, 2, 50):
+            out += places(v, (*prefix, key))
     return out
 
 
@@ -206,42 +360,118 @@ def changed(changes: list[tuple]):
     for place, value, remove in changes:
         at = data
         try:
-            for step in place[:-1]: at = at[step]
-            if remove: del at[place[-1]]
-            else: at[place[-1]] = copy.deepcopy(value)
-        except (KeyError, IndexError, TypeError): pass          # an earlier change took the place away
+            for step in place[:-1]:
+                at = at[step]
+            if remove:
+                del at[place[-1]]
+            else:
+                at[place[-1]] = copy.deepcopy(value)
+        except (KeyError, IndexError, TypeError):
+            pass  # an earlier change took the place away
     return data
 
 
-changes = st.lists(st.tuples(st.sampled_from(PLACES), st.sampled_from(NASTY) | st.floats() | st.integers() | st.text(max_size=5), st.booleans() if False else st.sampled_from((False, False, False, True))), min_size=1, max_size=3)
+changes = st.lists(
+    st.tuples(
+        st.sampled_from(PLACES),
+        st.sampled_from(NASTY) | st.floats() | st.integers() | st.text(max_size=5),
+        st.booleans() if False else st.sampled_from((False, False, False, True)),
+    ),
+    min_size=1,
+    max_size=3,
+)
 
 
 def handmade() -> dict[str, dict]:
     "Whole sets that somebody may bring."
-    def people(n: int, **more): return {**good(), "annotations": [person(i + 1, 1, **more) for i in range(n)]}
+
+    def people(n: int, **more):
+        return {**good(), "annotations": [person(i + 1, 1, **more) for i in range(n)]}
+
     far = [v for k in range(17) for v in (-500 + 90 * k, 2000 - 60 * k, 2)]
-    return {"500 persons in one picture": people(500), "nobody": people(0), "all crowd": people(4, iscrowd=1), "negative area": people(2, area=-5), "zero area": people(2, area=0),
-            "boxes outside": people(2, bbox=[-500, -500, 3000, 3000]), "negative box": people(2, bbox=[10, 10, -5, -5]), "keypoints outside": people(2, keypoints=far),
-            "nothing labelled": people(2, keypoints=[0] * 51, num_keypoints=0), "one keypoint": people(2, keypoints=[5, 5, 2] + [0] * 48, num_keypoints=1), "all at one place": people(2, keypoints=[5, 5, 2] * 17),
-            "tiny area": people(2, area=1e-30), "no area": {**good(), "annotations": [{k: v for k, v in person(1, 1).items() if k != "area"}]}, "num_keypoints wrong": people(2, num_keypoints=3),
-            "another category": {**good(), "annotations": [person(1, 1), person(2, 1, category_id=2)]}, "no categories": {k: v for k, v in good().items() if k != "categories"},
-            "empty file name": {**good(), "images": [{"id": 1, "file_name": "", "width": W, "height": H}]}, "K of 5": people(2, keypoints=POSE[:15]), "texts as ids": {**good(), "images": [{"id": "a", "file_name": "1.png", "width": W, "height": H}], "annotations": [person(1, "a")]},
-            "ids of both kinds": {**good(), "images": [{"id": i, "file_name": "1.png", "width": W, "height": H} for i in (1, "b")]}, "the same picture twice": {**good(), "images": [{"id": i, "file_name": "1.png", "width": W, "height": H} for i in (1, 2)]}}
+    return {
+        "500 persons in one picture": people(500),
+        "nobody": people(0),
+        "all crowd": people(4, iscrowd=1),
+        "negative area": people(2, area=-5),
+        "zero area": people(2, area=0),
+        "boxes outside": people(2, bbox=[-500, -500, 3000, 3000]),
+        "negative box": people(2, bbox=[10, 10, -5, -5]),
+        "keypoints outside": people(2, keypoints=far),
+        "nothing labelled": people(2, keypoints=[0] * 51, num_keypoints=0),
+        "one keypoint": people(2, keypoints=[5, 5, 2] + [0] * 48, num_keypoints=1),
+        "all at one place": people(2, keypoints=[5, 5, 2] * 17),
+        "tiny area": people(2, area=1e-30),
+        "no area": {**good(), "annotations": [{k: v for k, v in person(1, 1).items() if k != "area"}]},
+        "num_keypoints wrong": people(2, num_keypoints=3),
+        "another category": {**good(), "annotations": [person(1, 1), person(2, 1, category_id=2)]},
+        "no categories": {k: v for k, v in good().items() if k != "categories"},
+        "empty file name": {**good(), "images": [{"id": 1, "file_name": "", "width": W, "height": H}]},
+        "K of 5": people(2, keypoints=POSE[:15]),
+        "texts as ids": {
+            **good(),
+            "images": [{"id": "a", "file_name": "1.png", "width": W, "height": H}],
+            "annotations": [person(1, "a")],
+        },
+        "ids of both kinds": {
+            **good(),
+            "images": [{"id": i, "file_name": "1.png", "width": W, "height": H} for i in (1, "b")],
+        },
+        "the same picture twice": {
+            **good(),
+            "images": [{"id": i, "file_name": "1.png", "width": W, "height": H} for i in (1, 2)],
+        },
+    }
 
 
-TEXTS = {"empty": "", "a brace": "{", "cut": json.dumps(good())[:-30], "deep": "[" * 100_000, "zero bytes": "\0\1", "words": "not json", "a number": "5", "null": "null", "two documents": json.dumps(good()) * 2,
-         "a list": "[]", "a byte order mark": "\ufeff" + json.dumps(good()), "a very long number": '{"images": ' + "9" * 5000 + "}", "the same key twice": '{"images": [], "images": [{"id": 1, "file_name": "1.png", "width": 80, "height": 90}]}'}
+TEXTS = {
+    "empty": "",
+    "a brace": "{",
+    "cut": json.dumps(good())[:-30],
+    "deep": "[" * 100_000,
+    "zero bytes": "\0\1",
+    "words": "not json",
+    "a number": "5",
+    "null": "null",
+    "two documents": json.dumps(good()) * 2,
+    "a list": "[]",
+    "a byte order mark": "\ufeff" + json.dumps(good()),
+    "a very long number": '{"images": ' + "9" * 5000 + "}",
+    "the same key twice": '{"images": [], "images": [{"id": 1, "file_name": "1.png", "width": 80, "height": 90}]}',
+}
 
 
 def run_documents(folder: Path, examples: int, tell: Callable[[Case, str, str], None]) -> None:
     "Hand-made sets and texts, then so many found by hypothesis."
-    for i in (1, 2): noise(seed=i).save(folder / f"{i}.png")
-    for name, data in handmade().items(): tell(*_told(Case(f"set: {name}", lambda data=data: judge_document(folder, data), ("set.json",))))
-    for name, text in TEXTS.items(): tell(*_told(Case(f"text: {name}", lambda text=text: judge_document(folder, None, text), ("set.json",))))
-    @settings(max_examples=examples, deadline=None, derandomize=True, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    for i in (1, 2):
+        noise(seed=i).save(folder / f"{i}.png")
+    for name, data in handmade().items():
+        tell(*_told(Case(f"set: {name}", lambda data=data: judge_document(folder, data), ("set.json",))))
+    for name, text in TEXTS.items():
+        tell(
+            *_told(Case(f"text: {name}", lambda text=text: judge_document(folder, None, text), ("set.json",)))
+        )
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(changes)
     def search(found):
-        tell(*_told(Case(f"set with {[(p, 'removed' if gone else repr(v)[:40]) for p, v, gone in found]}", lambda: judge_document(folder, changed(found)), ("set.json",))))
+        tell(
+            *_told(
+                Case(
+                    f"set with {[(p, 'removed' if gone else repr(v)[:40]) for p, v, gone in found]}",
+                    lambda: judge_document(folder, changed(found)),
+                    ("set.json",),
+                )
+            )
+        )
+
     search()
 
 
@@ -250,41 +480,84 @@ def run_results(folder: Path, examples: int, tell: Callable[[Case, str, str], No
     path = folder / "truth.json"
     path.write_text(json.dumps(good()))
     spots = places(RESULTS)
+
     def judge(found) -> str | None:
         results = copy.deepcopy(RESULTS)
         for place, value, remove in found:
             at = results
             try:
-                for step in place[:-1]: at = at[step]
-                if remove: del at[place[-1]]
-                else: at[place[-1]] = copy.deepcopy(value)
-            except (KeyError, IndexError, TypeError): pass
+                for step in place[:-1]:
+                    at = at[step]
+                if remove:
+                    del at[place[-1]]
+                else:
+                    at[place[-1]] = copy.deepcopy(value)
+            except (KeyError, IndexError, TypeError):
+                pass
         ours = list(evaluate(path, results).values())
-        if not all(map(math.isfinite, ours)): return "AP is not finite"
-        try: theirs = plain_coco(path, results)
-        except Exception: return None
-        if not np.allclose(ours, theirs, atol=1e-12): return f"AP {ours[0]}, pycocotools {theirs[0]}"
-    @settings(max_examples=examples, deadline=None, derandomize=True, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-    @given(st.lists(st.tuples(st.sampled_from(spots), st.sampled_from(NASTY), st.sampled_from((False, False, True))), min_size=1, max_size=2))
+        if not all(map(math.isfinite, ours)):
+            return "AP is not finite"
+        try:
+            theirs = plain_coco(path, results)
+        except Exception:
+            return None
+        if not np.allclose(ours, theirs, atol=1e-12):
+            return f"AP {ours[0]}, pycocotools {theirs[0]}"
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from(spots), st.sampled_from(NASTY), st.sampled_from((False, False, True))),
+            min_size=1,
+            max_size=2,
+        )
+    )
     def search(found):
-        tell(*_told(Case(f"results with {[(p, 'removed' if gone else repr(v)[:40]) for p, v, gone in found]}", lambda: judge(found), ("results",))))
+        tell(
+            *_told(
+                Case(
+                    f"results with {[(p, 'removed' if gone else repr(v)[:40]) for p, v, gone in found]}",
+                    lambda: judge(found),
+                    ("results",),
+                )
+            )
+        )
+
     search()
 
 
-def _told(case: Case) -> tuple[Case, str, str]: return (case, *outcome(case))
+def _told(case: Case) -> tuple[Case, str, str]:
+    return (case, *outcome(case))
 
 
 def try_all(documents: int = 1500, results: int = 300, cuts: int = 12, flips: int = 24) -> dict:
     "All cases; counts by outcome and kind, and every case that went wrong."
     by_kind, wrong = Counter(), []
+
     def tell(case: Case, what: str, said: str) -> None:
         by_kind[case.name.split()[0].rstrip(":"), what] += 1
-        if what not in ("refused_clearly", "handled"): wrong.append(f"{case.name}: {what}: {said}"[:300])
+        if what not in ("refused_clearly", "handled"):
+            wrong.append(f"{case.name}: {what}: {said}"[:300])
+
     with tempfile.TemporaryDirectory() as name:
-        for case in picture_cases(Path(name), cuts, flips): tell(*_told(case))
+        for case in picture_cases(Path(name), cuts, flips):
+            tell(*_told(case))
         run_documents(Path(name), documents, tell)
         run_results(Path(name), results, tell)
     count = lambda what: sum(n for (_, w), n in by_kind.items() if w == what)
     kinds = sorted({k for k, _ in by_kind})
-    return {"attempted": sum(by_kind.values())} | {w: count(w) for w in ("refused_clearly", "handled", "silent", "crashed", "hung")} | {
-        "by_kind": {k: {w: n for (kk, w), n in sorted(by_kind.items()) if kk == k} for k in kinds}, "wrong": wrong[:50]}
+    return (
+        {"attempted": sum(by_kind.values())}
+        | {w: count(w) for w in ("refused_clearly", "handled", "silent", "crashed", "hung")}
+        | {
+            "by_kind": {k: {w: n for (kk, w), n in sorted(by_kind.items()) if kk == k} for k in kinds},
+            "wrong": wrong[:50],
+        }
+    )
