@@ -20,13 +20,13 @@ from enum import StrEnum
 import numpy as np
 import torch
 from PIL import Image
-from .structures import Batch, People, Sample
 from torch.utils.data import DataLoader, Dataset
 
 from .data import PictureRecord, PoseSet, make_sample, read_image, resize, resize_factor, trainable
 from .representation import Variant, pseudo_boxes
 from .settings import SmprError, take_choices
 from .skeleton import Skeleton
+from .structures import Batch, People, Sample
 
 # %% ../nbs/10_batches.ipynb #4ae85b7e
 def flip(

@@ -19,12 +19,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from .structures import Sample
 from tqdm import tqdm
 
 from .representation import Variant, pseudo_boxes
 from .settings import SmprError
 from .skeleton import COCO17, COLORS, Skeleton, draw_poses
+from .structures import Sample
 
 # %% ../nbs/09_data.ipynb #80f34cec
 @dataclass(frozen=True)

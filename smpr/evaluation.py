@@ -19,7 +19,6 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from .structures import Poses
 from tqdm import tqdm
 
 from .data import PoseSet, check_document, read_image, read_json, read_keypoints
@@ -28,6 +27,7 @@ from .model import SMPR
 from .representation import oks
 from .settings import SmprError
 from .skeleton import COCO17, COLORS, Skeleton
+from .structures import Poses
 from .viz.panels import slider
 
 # %% ../nbs/12_evaluation.ipynb #84b5c2c8

@@ -20,7 +20,6 @@ import torch
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
-from .structures import Candidates, Poses, Predictions, Result
 from torch import Tensor
 
 from .checkpoints import config_from_dict, load_weights, read_notes
@@ -30,6 +29,7 @@ from .representation import decode_pose, oks
 from .scoring import confidence
 from .settings import SmprError, resolve_device, take_choices
 from .skeleton import COCO17, COLORS, Skeleton
+from .structures import Candidates, Poses, Predictions, Result
 from .viz.panels import slider
 from .winograd import quick_convs
 

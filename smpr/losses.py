@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from .structures import People, Predictions
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from .assignment import AssignConfig, assign_regions, refinement_persons
 from .representation import Variant, decode_pose, oks
 from .scoring import score_targets
 from .settings import take_choices
+from .structures import People, Predictions
 
 # %% ../nbs/07_losses.ipynb #be6e534a
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from functools import partial
 import timm
 import torch
 import torchvision
-from .structures import Predictions
 from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,6 +26,7 @@ from .refinement import PoseConv, refine
 from .representation import Variant, level_locations
 from .settings import SmprError, take_choices
 from .skeleton import COCO17, Skeleton
+from .structures import Predictions
 
 # %% ../nbs/08_model.ipynb #526e7184
 class BackboneName(StrEnum):

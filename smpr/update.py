@@ -26,7 +26,6 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from .structures import Batch, People, Predictions
 from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,6 +41,7 @@ from .model import SMPR, BackboneName, ModelConfig, NeckName, Pixels, fold_norms
 from .representation import Variant
 from .settings import SmprError, resolve_device, take_choices
 from .skeleton import COCO17, Skeleton
+from .structures import Batch, People, Predictions
 
 # %% ../nbs/13_update.ipynb #8042e653
 class Optimizer(StrEnum):

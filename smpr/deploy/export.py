@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ..structures import Candidates, Result
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -45,6 +44,7 @@ from ..representation import decode_pose
 from ..scoring import confidence
 from ..settings import SmprError, atomic_write
 from ..skeleton import Skeleton, load_scene
+from ..structures import Candidates, Result
 
 # %% ../../nbs/deploy/export.ipynb #dac3ee66
 @dataclass(frozen=True)

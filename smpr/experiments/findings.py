@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from pycocotools.cocoeval import COCOeval
-from ..structures import Poses, Predictions
 from torch import Tensor
 
 from ..assignment import AssignConfig, assign_regions
@@ -31,6 +30,7 @@ from ..inference import DecodeConfig, best_locations, candidates, soft_nms, vote
 from ..representation import decode_pose, pseudo_boxes
 from ..scoring import oracle_confidence
 from ..settings import SmprError, atomic_write
+from ..structures import Poses, Predictions
 
 # %% ../../nbs/experiments/findings.ipynb #10243ee4
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ..structures import People
 from torch import Tensor
 from tqdm import tqdm
 
@@ -53,6 +52,7 @@ from ..inference import TestConfig
 from ..losses import compute_losses
 from ..model import SMPR, NeckName
 from ..settings import SmprError, atomic_write, load_settings, resolve_device
+from ..structures import People
 from ..training import load_run, train
 from ..update import Config, Ema, lr_factor, make_optimizer, small_config
 

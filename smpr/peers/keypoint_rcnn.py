@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ..structures import Batch, People, Poses
 from torch import Tensor, nn
 from torchvision.models.detection import KeypointRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -50,6 +49,7 @@ from ..model import SMPR, NeckName
 from ..representation import Variant, pseudo_boxes
 from ..settings import load_settings, resolve_device
 from ..skeleton import COCO17, Skeleton
+from ..structures import Batch, People, Poses
 from ..update import Config
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #5b4a75ce
