@@ -19,7 +19,8 @@ import torch
 from smpr.checkpoints import config_to_dict, load_lite0_imagenet
 from smpr.data import PoseSet, load_set, set_hash, trainable
 from smpr.evaluation import detect_set, evaluate
-from smpr.experiments.rows import environment, freeze_features, test_sample, train_head
+from smpr.experiments.frozen import freeze_features, test_sample
+from smpr.experiments.rows import environment, train_head
 from smpr.model import SMPR, NeckName
 from smpr.representation import Variant
 from smpr.settings import atomic_write, load_settings

@@ -14,8 +14,9 @@ import torch
 
 from smpr.evaluation import METRICS, check_results
 from smpr.experiments.findings import read_detections
-from smpr.experiments.rows import freeze_features, make_scale, row_sets, start_state, train_head
-from smpr.experiments.rows import test_sample as plain_sample
+from smpr.experiments.frozen import freeze_features
+from smpr.experiments.frozen import test_sample as plain_sample
+from smpr.experiments.rows import make_scale, row_sets, start_state, train_head
 from smpr.experiments.runner import Job, plan, run_jobs
 from smpr.peers.keypoint_rcnn import (
     PEER,

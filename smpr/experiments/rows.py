@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['PAPER_TABLE1', 'SECTIONS', 'DENSE_ROWS', 'Row', 'row_config', 'Scale', 'make_scale', 'parameter_names',
-           'apply_parameters', 'FrozenFeatures', 'backbone_maps', 'freeze_features', 'view_sample', 'test_sample',
-           'head_losses', 'HeadState', 'sample_picks', 'head_step', 'train_head', 'kept_looks', 'picture_looks',
-           'start_state', 'code_state', 'environment', 'row_sets', 'more_set', 'Run', 'make_record', 'run_row',
-           'multi_scale_metrics', 'measure_more', 'feature_files', 'frozen_sets', 'state_key', 'record_path', 'beside',
-           'write_record', 'mark_made', 'made_here', 'load_records', 'state_of_reproduction', 'prepare_features']
+           'apply_parameters', 'HeadState', 'head_step', 'train_head', 'start_state', 'code_state', 'environment',
+           'row_sets', 'more_set', 'Run', 'make_record', 'run_row', 'multi_scale_metrics', 'measure_more',
+           'feature_files', 'frozen_sets', 'state_key', 'record_path', 'beside', 'write_record', 'mark_made',
+           'made_here', 'load_records', 'state_of_reproduction', 'prepare_features']
 
 # %% ../../nbs/experiments/rows.ipynb #464475c3
 import hashlib
@@ -33,9 +32,8 @@ from tqdm import tqdm
 
 import smpr
 from ..assignment import Region
-from ..batches import DataConfig, TrainStream, collate
 from ..checkpoints import config_to_dict
-from ..data import PoseSet, load_set, resize_factor, set_hash
+from ..data import PoseSet, load_set, set_hash
 from ..evaluation import METRICS, detect_set, evaluate
 from smpr.experiments.findings import (
     Confidence,
@@ -47,12 +45,20 @@ from smpr.experiments.findings import (
     match_detections,
     write_detections,
 )
+from smpr.experiments.frozen import (
+    FrozenFeatures,
+    freeze_features,
+    head_losses,
+    kept_looks,
+    picture_looks,
+    sample_picks,
+    test_sample,
+    view_sample,
+)
 from ..full_training import coco_set
 from ..inference import TestConfig
-from ..losses import compute_losses
 from ..model import SMPR, NeckName
 from ..settings import SmprError, atomic_write, load_settings, resolve_device
-from ..structures import People
 from ..training import load_run, train
 from ..update import Config, Ema, lr_factor, make_optimizer, small_config
 
@@ -235,114 +241,6 @@ def apply_parameters(config: Config, values: dict) -> Config:
         )
     return config
 
-# %% ../../nbs/experiments/rows.ipynb #5c61f295
-class FrozenFeatures:
-    "Backbone maps of augmented pictures and the people in them, kept in a memory-mapped file and a small table beside it."
-
-    def __init__(self, path: Path):  # the maps; the table has the ending .npz
-        table = np.load(path.with_suffix(".npz"))
-        self.shapes = [tuple(map(int, s)) for s in table["shapes"]]  # (C, h, w) of each map
-        self.cuts = np.cumsum([0] + [int(np.prod(s)) for s in self.shapes])
-        ends = np.cumsum(table["counts"])
-        part = lambda name: np.split(table[name], ends[:-1])
-        self.people = [
-            People(*map(torch.from_numpy, p)) for p in zip(part("keypoints"), part("boxes"), part("areas"))
-        ]
-        self.rows = np.memmap(path, np.int16, "r", shape=(len(self.people), int(self.cuts[-1])))
-
-    def __len__(self) -> int:
-        return len(self.people)
-
-    def maps(self, picks: list[int]) -> list[Tensor]:
-        "The maps of several samples, each (N, C, h, w) bfloat16, channels last."
-        rows = torch.from_numpy(self.rows[np.asarray(picks)]).view(torch.bfloat16)
-        return [
-            rows[:, a:b].reshape(-1, s[1], s[2], s[0]).permute(0, 3, 1, 2)
-            for s, a, b in zip(self.shapes, self.cuts, self.cuts[1:])
-        ]
-
-# %% ../../nbs/experiments/rows.ipynb #e9fae795
-@torch.inference_mode()
-def backbone_maps(net: SMPR, images: Tensor, sizes: Tensor) -> list[Tensor]:
-    "The maps that the neck reads, for (N, 3, H, W) uint8 pictures."
-    x = net.normalize(images.to(net.mean.device), sizes).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(x.device.type, dtype=torch.bfloat16):
-        return net.backbone(x)[net.used]
-
-# %% ../../nbs/experiments/rows.ipynb #1c321e98
-def freeze_features(
-    net: SMPR, samples: Callable, count: int, pseudo_box, path: Path, progress: str = "features"
-) -> FrozenFeatures:
-    "Compute (or find) the maps of samples 0 .. count-1; finished files are used again, and half-written ones are never seen."
-    if not path.with_suffix(".npz").exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            half = Path(folder) / "maps.bin"
-            people, shapes = _compute_features(net, samples, count, pseudo_box, half, progress)
-            join = lambda name: np.concatenate([getattr(p, name).numpy() for p in people])
-            np.savez(
-                half.with_suffix(".npz"),
-                shapes=shapes,
-                counts=[len(p.areas) for p in people],
-                **{n: join(n) for n in ("keypoints", "boxes", "areas")},
-            )
-            half.replace(path)
-            half.with_suffix(".npz").replace(path.with_suffix(".npz"))
-    return FrozenFeatures(path)
-
-# %% ../../nbs/experiments/rows.ipynb #c93b1325
-def _compute_features(
-    net: SMPR, samples: Callable, count: int, pseudo_box, path: Path, progress: str
-) -> tuple[list[People], list[tuple]]:
-    "Write the maps of all samples to `path`; returns their people and the shapes (C, h, w) of the maps."
-    people, rows = [], None
-    for start in tqdm(range(0, count, 16), desc=progress, mininterval=5):
-        batch = collate([samples(i) for i in range(start, min(start + 16, count))], pseudo_box)
-        maps = [
-            m.to(torch.bfloat16).permute(0, 2, 3, 1).contiguous()
-            for m in backbone_maps(net, batch.images, batch.sizes)
-        ]
-        if rows is None:
-            shapes = [(m.shape[3], m.shape[1], m.shape[2]) for m in maps]
-            rows = np.memmap(path, np.int16, "w+", shape=(count, sum(int(np.prod(s)) for s in shapes)))
-        rows[start : start + len(batch.people)] = (
-            torch.cat([m.flatten(1) for m in maps], 1).view(torch.int16).cpu().numpy()
-        )
-        people += batch.people
-    rows.flush()
-    return people, shapes
-
-# %% ../../nbs/experiments/rows.ipynb #575e3075
-def view_sample(poses: PoseSet, config: DataConfig, views: int, seed: int) -> tuple[Callable, int]:
-    "The samples whose features are kept: `views` augmented copies of every training picture, and how many that makes."
-    stream = TrainStream(poses, config, seed)
-    return stream.__getitem__, views * len(stream.order)
-
-# %% ../../nbs/experiments/rows.ipynb #bf3c8d04
-def test_sample(poses: PoseSet, config: TestConfig) -> tuple[Callable, int]:
-    "Pictures as they are tested: resized only."
-    plain = replace(DataConfig(), short=config.short, long=config.long, crop=0, flip=0.0, replace_empty=False)
-    stream = TrainStream(poses, plain, 0)
-
-    def sample(i: int):
-        stream.epoch = (0, np.arange(len(poses)))  # in the set's own order
-        return stream[i]
-
-    return sample, len(poses)
-
-# %% ../../nbs/experiments/rows.ipynb #0e14b8f8
-def head_losses(net: SMPR, frozen: FrozenFeatures, picks: list[int], config: Config) -> dict[str, Tensor]:
-    "Losses of neck and head on kept features."
-    device = net.mean.device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.train.bf16):
-        maps = [
-            m.to(device, torch.bfloat16 if config.train.bf16 else torch.float32) for m in frozen.maps(picks)
-        ]
-        pred = net.head(net.neck(maps))
-    return compute_losses(
-        pred, [frozen.people[i].to(device) for i in picks], net.sigmas, config.assign, config.loss
-    )
-
 # %% ../../nbs/experiments/rows.ipynb #3fde36f4
 @dataclass
 class HeadState:
@@ -388,12 +286,6 @@ class HeadState:
             saved["log"],
         )
         return True
-
-# %% ../../nbs/experiments/rows.ipynb #68b9af16
-def sample_picks(step: int, count: int, config: Config) -> list[int]:
-    "Which of `count` kept samples a step sees: every epoch all of them in a new order."
-    order = np.random.default_rng([config.train.seed, step * config.train.batch // count]).permutation(count)
-    return [int(order[(step * config.train.batch + i) % count]) for i in range(config.train.batch)]
 
 # %% ../../nbs/experiments/rows.ipynb #d900dba0
 def head_step(
@@ -452,45 +344,6 @@ def train_head(
         bar.update()
     bar.close()
     return state.ema.state, state.log
-
-# %% ../../nbs/experiments/rows.ipynb #cee6426a
-@torch.inference_mode()
-def kept_looks(net: SMPR, frozen: FrozenFeatures, poses: PoseSet, config: TestConfig) -> Iterator[Look]:
-    "Predictions for the pictures of a set from their kept features."
-    net.eval()
-    for start in range(0, len(frozen), 16):
-        picks = list(range(start, min(start + 16, len(frozen))))
-        with torch.autocast(net.mean.device.type, dtype=torch.bfloat16):
-            pred = net.head(
-                net.neck([m.to(net.mean.device) for m in frozen.maps(picks)]), config.decode.snap is not None
-            )
-        for n, i in enumerate(picks):
-            r = poses.records[i]
-            factor = resize_factor(r.width, r.height, config.short, config.long)
-            yield Look(r, pred, n, (int(r.height * factor + 0.5), int(r.width * factor + 0.5)), factor)
-
-# %% ../../nbs/experiments/rows.ipynb #a484c6d3
-@torch.inference_mode()
-def picture_looks(net: SMPR, poses: PoseSet, config: TestConfig) -> Iterator[Look]:
-    "Predictions for the pictures of a set, one by one through the whole network."
-    sample, count = test_sample(poses, config)
-    net.eval()
-    for i in tqdm(range(count), desc="testing", mininterval=5):
-        batch, r = collate([sample(i)]), poses.records[i]
-        with torch.autocast(net.mean.device.type, dtype=torch.bfloat16, enabled=config.bf16):
-            pred = net(
-                net.normalize(batch.images.to(net.mean.device), batch.sizes).contiguous(
-                    memory_format=torch.channels_last
-                ),
-                heatmap=config.decode.snap is not None,
-            )
-        yield Look(
-            r,
-            pred,
-            0,
-            tuple(batch.sizes[0].tolist()),
-            resize_factor(r.width, r.height, config.short, config.long),
-        )
 
 # %% ../../nbs/experiments/rows.ipynb #22c51cf9
 def start_state(net: SMPR, weights: str | None, parts: tuple[str, ...]) -> dict[str, Tensor]:

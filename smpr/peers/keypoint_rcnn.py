@@ -29,8 +29,8 @@ from ..batches import DrawSampler, TrainStream, collate, train_loader
 from ..data import PictureRecord, PoseSet, resize_factor
 from ..evaluation import coco_results, evaluate
 from ..experiments.findings import Confidence, Findings, true_oks
+from ..experiments.frozen import FrozenFeatures, sample_picks, test_sample
 from smpr.experiments.rows import (
-    FrozenFeatures,
     Run,
     Scale,
     feature_files,
@@ -38,10 +38,8 @@ from smpr.experiments.rows import (
     make_record,
     make_scale,
     row_sets,
-    sample_picks,
     start_state,
     state_key,
-    test_sample,
     train_head,
 )
 from ..inference import DecodeConfig, TestConfig
