@@ -1,12 +1,13 @@
 """Our network against numbers that the published code computed, item by item and seed by seed.
 
-The folder of environment variable SMPR_GOLDEN (default ../shared/golden) holds the numbers and `rule.py`, which makes the
-weights and inputs. Compared as its README says: |a - b| <= 1e-3 |b| + 1e-4 max|b|, sets exactly, the order of detections
-exactly unless their scores lie within 1e-4.
+One seed ships in tests/data/golden; the folder of environment variable SMPR_GOLDEN (default ../shared/golden), where it is
+there, holds more, at all locations. `rule.py` makes the weights and inputs. Compared as the README there says:
+|a - b| <= 1e-3 |b| + 1e-4 max|b|, sets exactly, the order of detections exactly unless their scores lie within 1e-4.
 """
 
 import importlib.util
 import json
+import lzma
 import os
 import re
 from functools import lru_cache
@@ -26,19 +27,16 @@ from smpr.skeleton import COCO17
 from smpr.structures import People
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = Path(os.environ.get("SMPR_GOLDEN") or ROOT / "../shared/golden")
+SHIPPED = ROOT / "tests/data/golden"
+FULL = Path(os.environ.get("SMPR_GOLDEN") or ROOT / "../shared/golden")
+FOLDER = FULL if FULL.is_dir() else SHIPPED
 KINDS = ("resnet50_pafpn", "resnet50_fpn", "hrnet_w32")
 SEEDS = sorted({int(m[1]) for p in FOLDER.glob("*.npz") if (m := re.search(r"_(\d+)\.npz$", p.name))})
 STRIDES = (8, 16, 32, 64, 128)
 LEVELS = range(3, 8)
 SIGMAS = torch.tensor(COCO17.sigmas)
 
-pytestmark = pytest.mark.skipif(
-    not FOLDER.is_dir(), reason=f"no golden vectors at {FOLDER}; set SMPR_GOLDEN to their folder"
-)
-seeds = pytest.mark.parametrize(
-    "seed", SEEDS or [pytest.param(0, marks=pytest.mark.skip(reason=f"no seeds in {FOLDER}"))], scope="module"
-)  # one seed after the other: its network is computed once
+seeds = pytest.mark.parametrize("seed", SEEDS, scope="module")  # one by one: its network is computed once
 kinds = pytest.mark.parametrize("kind", KINDS, scope="module")
 
 
@@ -46,16 +44,36 @@ kinds = pytest.mark.parametrize("kind", KINDS, scope="module")
 
 
 def test_there_are_seeds():
-    assert SEEDS, f"{FOLDER} exists but holds no *_SEED.npz"
+    assert SEEDS, f"{FOLDER} holds no *_SEED.npz"
 
 
-@lru_cache(1)
+@lru_cache
+def module(path):
+    "A script as a module."
+    spec = importlib.util.spec_from_file_location(f"golden_{path.stem}", path)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
 def rule():
     "The module that makes weights and inputs."
-    spec = importlib.util.spec_from_file_location("golden_rule", FOLDER / "rule.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module(FOLDER / "rule.py")
+
+
+@pytest.mark.skipif(FOLDER == SHIPPED, reason=f"no full set of golden numbers at {FULL}; set SMPR_GOLDEN")
+def test_what_ships_is_what_was_computed():
+    "The shipped seed is the full folder's, row by row and bit by bit; so is the rule, and the list of shapes."
+    for name, arrays in module(SHIPPED / "ship.py").shipped(FULL).items():
+        with np.load(SHIPPED / name) as file:
+            assert set(file) == set(arrays) and all(np.array_equal(file[k], arrays[k]) for k in arrays), name
+    ours, theirs = module(SHIPPED / "rule.py"), rule()
+    some = list(shapes("resnet50_pafpn").items())[::5]
+    assert all(np.array_equal(ours.value(n, s, 0), theirs.value(n, s, 0)) for n, s in some)
+    assert np.array_equal(ours.network_image(0), theirs.network_image(0))
+    assert all(map(np.array_equal, ours.head_features(0, batch=1), theirs.head_features(0, batch=1)))
+    packed = lzma.decompress((SHIPPED / "state_dict_shapes.json.xz").read_bytes())
+    assert packed == (FULL / "state_dict_shapes.json").read_bytes()
 
 
 def golden(name, seed):
@@ -81,8 +99,15 @@ def close(ours, theirs, what):
     )
 
 
+@lru_cache
 def shapes(kind):
-    return json.loads((FOLDER / "state_dict_shapes.json").read_text())[kind]
+    "Names and shapes of the published weights."
+    return json.loads(lzma.decompress((SHIPPED / "state_dict_shapes.json.xz").read_bytes()))[kind]
+
+
+def kept(z, level, values):
+    "The rows (..., P, C) of a level that a file holds: all, or those that ship."
+    return values[..., z[f"rows_p{level}"], :] if f"rows_p{level}" in z else values
 
 
 def published_weights(kind, seed):
@@ -216,7 +241,7 @@ def test_head(kind, seed):
         ("refined_px", pred.refined * px),
     ):
         for level, rows in by_level(pred, values).items():
-            close(rows[0], z[f"{name}_p{level}"], f"{name} of P{level}")
+            close(kept(z, level, rows[0]), z[f"{name}_p{level}"], f"{name} of P{level}")
 
 
 @kinds
@@ -245,9 +270,8 @@ def test_train_mode_output(seed, output):
         "refined": pred.refined,
     }
     for level, rows in by_level(pred, values[output]).items():
-        close(
-            rows[:, z["p3_sample"]] if level == 3 else rows, z[f"{output}_p{level}"], f"{output} of P{level}"
-        )
+        rows = rows[:, z["p3_sample"]] if level == 3 else kept(z, level, rows)
+        close(rows, z[f"{output}_p{level}"], f"{output} of P{level}")
 
 
 @seeds
