@@ -20,7 +20,8 @@ from smpr.checkpoints import config_to_dict, load_lite0_imagenet
 from smpr.data import PoseSet, load_set, set_hash, trainable
 from smpr.evaluation import detect_set, evaluate
 from smpr.experiments.frozen import freeze_features, test_sample
-from smpr.experiments.rows import environment, train_head
+from smpr.experiments.records import environment
+from smpr.experiments.rows import train_head
 from smpr.model import SMPR, NeckName
 from smpr.representation import Variant
 from smpr.settings import atomic_write, load_settings

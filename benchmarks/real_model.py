@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from smpr.experiments.records import environment
 
 from smpr.assignment import AssignConfig
 from smpr.beyond.real_people import group_metrics
@@ -20,7 +21,7 @@ from smpr.checkpoints import config_to_dict
 from smpr.data import PoseSet, load_set, set_hash
 from smpr.evaluation import detect_set, evaluate, read_results
 from smpr.experiments.findings import collect, write_detections
-from smpr.experiments.rows import environment, picture_looks
+from smpr.experiments.rows import picture_looks
 from smpr.inference import load
 from smpr.model import SMPR
 from smpr.settings import atomic_write, load_settings

@@ -101,7 +101,7 @@ def main() -> None:
     arguments.add_argument(
         "--prototype", type=Path, default=Path("../shared/synth/train/person_keypoints.json")
     )
-    from smpr.experiments.rows import environment  # here: the worker that is measured needs no torch
+    from smpr.experiments.records import environment  # here: the worker that is measured needs no torch
 
     a, figures, began = arguments.parse_args(), load_settings().figures, time.time()
     path = figures / "results" / "rendered_statistics.json"

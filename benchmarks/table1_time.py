@@ -12,7 +12,9 @@ import statistics
 import subprocess
 from pathlib import Path
 
-from smpr.experiments.rows import Row, environment, load_records
+from smpr.experiments.records import environment, load_records
+
+from smpr.experiments.rows import Row
 from smpr.settings import SmprError, atomic_write, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,15 +12,8 @@ import numpy as np
 import pytest
 
 from smpr.experiments.findings import read_detections, write_detections
-from smpr.experiments.rows import (
-    Row,
-    apply_parameters,
-    load_records,
-    make_scale,
-    parameter_names,
-    row_config,
-    write_record,
-)
+from smpr.experiments.records import load_records, write_record
+from smpr.experiments.rows import Row, apply_parameters, make_scale, parameter_names, row_config
 from smpr.experiments.runner import Trial, plan, reproduce
 from smpr.experiments.tables import (
     COLUMNS,
@@ -224,7 +217,7 @@ def test_plans_name_every_run_once():
 def test_killed_run_goes_on_bit_for_bit(tmp_path):
     "A run killed by SIGKILL after its first saved state and started again leaves the record and detections of an unbroken one."
     program = (
-        "import sys; from pathlib import Path; from dataclasses import replace; from smpr.experiments.rows import *; from smpr.experiments import rows as ablations\n"
+        "import sys; from pathlib import Path; from dataclasses import replace; from smpr.experiments.records import write_record; from smpr.experiments.rows import *; from smpr.experiments import rows as ablations\n"
         "ablations.train_head.__defaults__ = (*ablations.train_head.__defaults__[:-1], 2)\n"
         "s = make_scale('smoke'); c = row_config('psm', s.config); c = replace(c, train=replace(c.train, steps=int(sys.argv[1])))\n"
         "r = run_row('t', 'psm', s, 0, c); print(write_record(r.record, Path(sys.argv[2]), r.findings))\n"

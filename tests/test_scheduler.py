@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from smpr.experiments import runner as reproduction
-from smpr.experiments.rows import made_here
+from smpr.experiments.records import made_here
 from smpr.experiments.runner import Job, connect, locked, run_on_scheduler
 from smpr.settings import SmprError, load_settings
 

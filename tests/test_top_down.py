@@ -16,7 +16,7 @@ from smpr.evaluation import METRICS, check_results
 from smpr.experiments.findings import read_detections
 from smpr.experiments.frozen import freeze_features
 from smpr.experiments.frozen import test_sample as plain_sample
-from smpr.experiments.rows import make_scale, row_sets, start_state, train_head
+from smpr.experiments.rows import RunOptions, make_scale, row_sets, start_state, train_head
 from smpr.experiments.runner import Job, plan, run_jobs
 from smpr.peers.keypoint_rcnn import (
     PEER,
@@ -139,10 +139,10 @@ def test_two_pictures_are_learnt(tmp_path):
 def test_killed_peer_goes_on_bit_for_bit(tmp_path):
     "Killed by SIGKILL after its first saved state and started again: record and detections of an unbroken run."
     program = (
-        "import sys; from pathlib import Path; from dataclasses import replace; from smpr.experiments import rows as ablations; from smpr.peers.keypoint_rcnn import *\n"
+        "import sys; from pathlib import Path; from dataclasses import replace; from smpr.experiments import rows as ablations; from smpr.experiments.records import write_record; from smpr.peers.keypoint_rcnn import *\n"
         "ablations.train_head.__defaults__ = (*ablations.train_head.__defaults__[:-1], 2)\n"
         "s = ablations.make_scale('smoke'); c = peer_config(s); c = replace(c, train=replace(c.train, steps=10))\n"
-        "r = run_peer('t', s, 0, c); ablations.write_record(r.record, Path(sys.argv[1]), r.findings)\n"
+        "r = run_peer('t', s, 0, c); write_record(r.record, Path(sys.argv[1]), r.findings)\n"
     )
 
     def start(runs: str, out: str):
@@ -193,7 +193,7 @@ def test_large_network_runs_on_a_processor(name, tmp_path, monkeypatch):
         data=replace(config.data, short=96, long=128, crop=0),
         test=replace(config.test, short=96, long=128),
     )
-    run = run_peer("t", scale, 0, config, train_set=two, val_set=two)
+    run = run_peer("t", scale, 0, config, RunOptions(train_set=two, val_set=two))
     assert (
         run.record["steps"] == 2
         and run.record["log"][-1]["step"] == 2

@@ -22,7 +22,7 @@ from trust.load import predict_many
 
 from smpr.data import load_set
 from smpr.experiments import runner as reproduction
-from smpr.experiments.rows import mark_made
+from smpr.experiments.records import mark_made
 from smpr.experiments.runner import Job, run_jobs
 from smpr.settings import SmprError, load_settings
 from smpr.training import read_log, train

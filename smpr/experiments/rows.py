@@ -4,47 +4,31 @@
 
 # %% auto #0
 __all__ = ['PAPER_TABLE1', 'SECTIONS', 'DENSE_ROWS', 'Row', 'row_config', 'Scale', 'make_scale', 'parameter_names',
-           'apply_parameters', 'HeadState', 'head_step', 'train_head', 'start_state', 'code_state', 'environment',
-           'row_sets', 'more_set', 'Run', 'make_record', 'run_row', 'multi_scale_metrics', 'measure_more',
-           'feature_files', 'frozen_sets', 'state_key', 'record_path', 'beside', 'write_record', 'mark_made',
-           'made_here', 'load_records', 'state_of_reproduction', 'prepare_features']
+           'apply_parameters', 'HeadState', 'head_step', 'train_head', 'start_state', 'row_sets', 'more_set',
+           'RunOptions', 'Run', 'run_row', 'multi_scale_metrics', 'measure_more', 'feature_files', 'frozen_sets',
+           'state_key', 'prepare_features']
 
 # %% ../../nbs/experiments/rows.ipynb #464475c3
 import hashlib
 import io
 import json
-import os
 import pickle
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
-from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import smpr
 from ..assignment import Region
 from ..checkpoints import config_to_dict
 from ..data import PoseSet, load_set, set_hash
 from ..evaluation import METRICS, detect_set, evaluate
-from smpr.experiments.findings import (
-    Confidence,
-    Findings,
-    Look,
-    Matches,
-    collect,
-    found_poses,
-    match_detections,
-    write_detections,
-)
+from .findings import Findings, Look, Matches, collect, found_poses, match_detections
 from smpr.experiments.frozen import (
     FrozenFeatures,
     freeze_features,
@@ -55,6 +39,7 @@ from smpr.experiments.frozen import (
     test_sample,
     view_sample,
 )
+from .records import make_record
 from ..full_training import coco_set
 from ..inference import TestConfig
 from ..model import SMPR, NeckName
@@ -77,33 +62,21 @@ class Row(StrEnum):
     @property
     def label(self) -> str:
         "The row's name as the paper prints it."
-        return {
-            "baseline": "baseline",
-            "baseline-star": "baseline*",
-            "refine": "+ refine",
-            "refine-star": "+ refine*",
-            "psm": "+ PSM",
-            "heatmap": "+ heatmap",
-            "pafpn": "- FPN + PAFPN",
-        }[self.value]
+        names = ("baseline", "baseline*", "+ refine", "+ refine*", "+ PSM", "+ heatmap", "- FPN + PAFPN")
+        return names[list(Row).index(self)]
 
 # %% ../../nbs/experiments/rows.ipynb #0bf1c701
 def row_config(row: Row, base: Config) -> Config:
     "`base` with the switches of one row of Table I (published code where the paper is silent)."
     n = list(Row).index(Row(row))
-    model = replace(
-        base.model,
-        refine=n >= 2,
-        score=n >= 4,
-        heatmap=n >= 5,
-        neck=NeckName.PAFPN if n >= 6 else NeckName.FPN,
+    neck = NeckName.PAFPN if n >= 6 else NeckName.FPN
+    region = Region.SHRUNK if n >= 1 else Region.WHOLE
+    threshold = base.assign.oks_threshold if n >= 3 else 0.0
+    return replace(
+        base,
+        model=replace(base.model, refine=n >= 2, score=n >= 4, heatmap=n >= 5, neck=neck),
+        assign=replace(base.assign, region=region, oks_threshold=threshold),
     )
-    assign = replace(
-        base.assign,
-        region=Region.SHRUNK if n >= 1 else Region.WHOLE,
-        oks_threshold=base.assign.oks_threshold if n >= 3 else 0.0,
-    )
-    return replace(base, model=model, assign=assign)
 
 # %% ../../nbs/experiments/rows.ipynb #5bbb1f3e
 PAPER_TABLE1 = {
@@ -133,71 +106,52 @@ class Scale:
     cost: str = ""  # what to expect
     coco: bool = False  # COCO 2017 from the folder that settings.ini names, not the embedded people
 
-# %% ../../nbs/experiments/rows.ipynb #4d1a8cde
-def _coco_scale() -> Config:
-    "The paper's ablation runs."
-    return Config.preset("code")
-
 # %% ../../nbs/experiments/rows.ipynb #ef8c4587
+def _smoke(small: Config) -> Scale:
+    config = replace(
+        small,
+        model=replace(small.model, width=32, tower_depth=1),
+        data=replace(small.data, short=96, long=128),
+        test=replace(small.test, short=96, long=128),
+        train=replace(small.train, steps=4, batch=4, warmup=2),
+    )
+    cost = "seconds a row; AP is noise"
+    return Scale("smoke", config, True, 1, "rendered", train_pictures=16, val_pictures=8, cost=cost)
+
+
+def _mini(small: Config) -> Scale:
+    config = replace(
+        small,
+        test=replace(small.test, short=336, long=448),
+        train=replace(small.train, steps=400, batch=8, lr=1e-3, warmup=40, ema=0.98),
+    )
+    head = ("head.person_tower.", "head.pose_tower.", "head.initial.", "head.person.")
+    cost = "about 3 minutes a row on one CPU core; AP about 31 in the last row"
+    parts = ("backbone.", "neck.", *head)
+    return Scale("mini", config, True, 2, "rendered", parts, more_pictures=1000, cost=cost)
+
+
+def _gpu(code: Config) -> Scale:
+    config = replace(
+        code,
+        data=replace(code.data, short=512, long=683, crop=512),
+        test=replace(code.test, short=512, long=683),
+        train=replace(code.train, steps=4000, batch=32, lr=0.01),
+    )
+    return Scale("gpu", config, cost="one GPU, at most 30 minutes a row; not run yet")
+
+
 def make_scale(name: str) -> Scale:
     "The scale called `name`: smoke, mini, gpu or coco. Raises SmprError."
-    small = small_config()
-    small = replace(
-        small, data=replace(small.data, zoom=(0.8, 1.4)), model=replace(small.model, frozen_stages=4)
-    )
-    if name == "smoke":
-        config = replace(
-            small,
-            train=replace(small.train, steps=4, batch=4, warmup=2),
-            data=replace(small.data, short=96, long=128),
-            test=replace(small.test, short=96, long=128),
-            model=replace(small.model, width=32, tower_depth=1),
-        )
-        return Scale(
-            name,
-            config,
-            True,
-            1,
-            "rendered",
-            train_pictures=16,
-            val_pictures=8,
-            cost="seconds a row; AP is noise",
-        )
-    if name == "mini":
-        config = replace(
-            small,
-            train=replace(small.train, steps=400, batch=8, lr=1e-3, warmup=40, ema=0.98),
-            test=replace(small.test, short=336, long=448),
-        )
-        parts = (
-            "backbone.",
-            "neck.",
-            "head.person_tower.",
-            "head.pose_tower.",
-            "head.initial.",
-            "head.person.",
-        )
-        return Scale(
-            name,
-            config,
-            True,
-            2,
-            "rendered",
-            parts,
-            more_pictures=1000,
-            cost="about 3 minutes a row on one CPU core; AP about 31 in the last row",
-        )
+    if name in ("smoke", "mini"):
+        base = small_config()
+        data, model = replace(base.data, zoom=(0.8, 1.4)), replace(base.model, frozen_stages=4)
+        return (_smoke if name == "smoke" else _mini)(replace(base, data=data, model=model))
     if name == "gpu":
-        base = Config.preset("code")
-        config = replace(
-            base,
-            data=replace(base.data, short=512, long=683, crop=512),
-            test=replace(base.test, short=512, long=683),
-            train=replace(base.train, steps=4000, batch=32, lr=0.01),
-        )
-        return Scale(name, config, cost="one GPU, at most 30 minutes a row; not run yet")
-    if name == "coco":
-        return Scale(name, _coco_scale(), cost="4 GPUs, 30 epochs of COCO a row; not run yet", coco=True)
+        return _gpu(Config.preset("code"))
+    if name == "coco":  # the paper's ablation runs
+        cost = "4 GPUs, 30 epochs of COCO a row; not run yet"
+        return Scale(name, Config.preset("code"), cost=cost, coco=True)
     raise SmprError(f"scale '{name}' is unknown; choose smoke, mini, gpu or coco")
 
 # %% ../../nbs/experiments/rows.ipynb #0357a5a4
@@ -355,51 +309,25 @@ def start_state(net: SMPR, weights: str | None, parts: tuple[str, ...]) -> dict[
     given, own = load(weights, device="cpu").state_dict(), net.state_dict()
     return {k: v for k, v in given.items() if k.startswith(parts) and k in own and own[k].shape == v.shape}
 
-# %% ../../nbs/experiments/rows.ipynb #835ecf31
-def code_state(folder: Path) -> tuple:  # commit or None, is anything under smpr/ or nbs/ not committed?
-    "What code of the checkout around `folder` is running."
-    git = lambda *a: subprocess.run(["git", *a], capture_output=True, text=True, cwd=folder).stdout.strip()
-    return git("rev-parse", "HEAD") or None, bool(git("status", "--porcelain", "--", ":/smpr", ":/nbs"))
-
-# %% ../../nbs/experiments/rows.ipynb #b1ed9848
-def environment() -> dict:
-    "Commit, versions and hardware of this run."
-    commit, dirty = code_state(Path(smpr.__file__).parent)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    model = (
-        next(
-            (
-                l.split(":")[1].strip()
-                for l in Path("/proc/cpuinfo").read_text().splitlines()
-                if l.startswith("model name")
-            ),
-            platform.processor(),
-        )
-        if Path("/proc/cpuinfo").exists()
-        else platform.processor()
-    )
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "versions": {"python": platform.python_version()}
-        | {p: version(p) for p in ("smpr", "torch", "torchvision", "timm", "pycocotools", "numpy")},
-        "hardware": {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu},
-    }
-
 # %% ../../nbs/experiments/rows.ipynb #690b9099
 def row_sets(
     scale: Scale, train_set: PoseSet | None = None, val_set: PoseSet | None = None
 ) -> tuple[PoseSet, PoseSet]:
-    "Training and validation pictures of a scale: COCO or the embedded people, where no other set is given. Raises SmprError."
+    "Training and validation pictures: those given, else COCO or the embedded people, as the scale says."
     settings = load_settings()
-    first = lambda poses, n: poses.subset(range(min(n or len(poses), len(poses))))
-    people = lambda split: load_set(
-        settings.data / split / "images", settings.data / split / "person_keypoints.json"
-    )
-    given = lambda poses, split: poses or (coco_set(settings.coco, split) if scale.coco else people(split))
-    return first(given(train_set, "train"), scale.train_pictures), first(
-        given(val_set, "val"), scale.val_pictures
-    )
+
+    def usual(split: str) -> PoseSet:
+        if scale.coco:
+            return coco_set(settings.coco, split)
+        folder = settings.data / split
+        return load_set(folder / "images", folder / "person_keypoints.json")
+
+    def first(poses: PoseSet, count: int | None) -> PoseSet:
+        return poses.subset(range(min(count or len(poses), len(poses))))
+
+    train_set = usual("train") if train_set is None else train_set
+    val_set = usual("val") if val_set is None else val_set
+    return first(train_set, scale.train_pictures), first(val_set, scale.val_pictures)
 
 # %% ../../nbs/experiments/rows.ipynb #e4a03d7f
 def more_set(scale: Scale) -> PoseSet | None:
@@ -414,6 +342,19 @@ def more_set(scale: Scale) -> PoseSet | None:
 DENSE_ROWS = (Row.PSM, Row.HEATMAP, Row.PAFPN)  # rows whose records keep a sample of dense predictions
 
 # %% ../../nbs/experiments/rows.ipynb #fcec5761
+@dataclass(frozen=True)
+class RunOptions:
+    "What may differ between two runs of one row, beside its configuration."
+
+    name: str | None = None  # what the record calls the row; None: as it is called
+    device: str = "auto"
+    cache: Path | None = None  # where features of a frozen backbone are kept; None: runs/cache
+    train_set: PoseSet | None = None  # somebody's own pictures; None: the scale's
+    val_set: PoseSet | None = None
+    multi_scale: bool = False  # test also with five sizes, each mirrored too (Table III)
+    dense: bool | None = None  # keep a sample of dense predictions; None: for DENSE_ROWS
+
+
 @dataclass
 class Run:
     "A finished run: its record, its network and what it found."
@@ -422,99 +363,46 @@ class Run:
     net: SMPR
     findings: Findings
 
-# %% ../../nbs/experiments/rows.ipynb #be1544c0
-def make_record(
-    experiment: str,
-    name: str,
-    scale: Scale,
-    config: Config,
-    findings: Findings,
-    sets: tuple[PoseSet, PoseSet],
-    tensors: int,  # how many the start weights gave
-    began: float,  # `time.time()` at the start of the run
-) -> dict:
-    "What every record says: numbers, data, start, configuration, code, machine, seconds."
-    (train_set, val_set), people = sets, load_settings().data
-    ours = people.name == "people" and people.resolve() in train_set.images.resolve().parents
-    return {
-        "experiment": experiment,
-        "row": name,
-        "scale": scale.name,
-        "seed": config.train.seed,
-        "metrics": findings.scoring[Confidence.SCORE],
-        "scoring": findings.scoring,
-        "data": {
-            "kind": "rendered" if ours else "real",
-            "train": set_hash(train_set),
-            "val": set_hash(val_set),
-            "train_pictures": len(train_set),
-            "val_pictures": len(val_set),
-        },
-        "start": {"weights": scale.start, "parts": list(scale.start_parts), "tensors": tensors},
-        "config": config_to_dict(config),
-        "steps": config.train.steps,
-        **environment(),
-        "wall_seconds": round(time.time() - began, 1),
-    }
-
 # %% ../../nbs/experiments/rows.ipynb #b01cf507
 def run_row(
     experiment: str,
     row: str,
     scale: Scale,
     seed: int = 0,
-    config: Config | None = None,
-    cache: Path | None = None,
-    train_set: PoseSet | None = None,
-    val_set: PoseSet | None = None,
-    device: str = "auto",
-    name: str | None = None,  # what the record calls the row; None: `row`
-    multi_scale: bool = False,  # test also with five sizes, each mirrored too (Table III)
-    dense: bool | None = None,  # keep dense predictions; None: for DENSE_ROWS
+    config: Config | None = None,  # None: that of the row
+    options: RunOptions = RunOptions(),
 ) -> Run:
     "Train and evaluate one row, going on where an earlier try stopped. Raises SmprError."
-    began, settings, name = time.time(), load_settings(), name or row
-    config = replace(
-        config or row_config(row, scale.config), train=replace((config or scale.config).train, seed=seed)
+    began, settings, name = time.time(), load_settings(), options.name or row
+    config = config or row_config(row, scale.config)
+    config, cache = (
+        replace(config, train=replace(config.train, seed=seed)),
+        options.cache or settings.runs / "cache",
     )
-    own = train_set or val_set  # somebody's own pictures
-    train_set, val_set = row_sets(scale, train_set, val_set)
-    folder = settings.runs / experiment / f"{name}-{scale.name}-s{seed}"
+    train_set, val_set = row_sets(scale, options.train_set, options.val_set)
     torch.manual_seed(seed)
-    net = SMPR(config.model, train_set.skeleton).to(resolve_device(device), memory_format=torch.channels_last)
+    net = SMPR(config.model, train_set.skeleton)
+    net = net.to(resolve_device(options.device), memory_format=torch.channels_last)
     start = start_state(net, scale.start, scale.start_parts)
     net.load_state_dict(start, strict=False)
     work = _train_frozen if scale.frozen_features else _train_whole
-    looks, net, extra = work(
-        net,
-        config,
-        scale,
-        cache or settings.runs / "cache",
-        train_set,
-        val_set,
-        folder,
-        f"{name} seed {seed}",
-    )
-    keep_dense = dense if dense is not None else row in DENSE_ROWS
+    folder = settings.runs / experiment / f"{name}-{scale.name}-s{seed}"
+    looks, net, extra = work(net, config, scale, cache, train_set, val_set, folder, f"{name} seed {seed}")
+    every = max(len(val_set) * _per_picture(config) // 15_000, 1)
+    dense = row in DENSE_ROWS if options.dense is None else options.dense
     findings = collect(
-        looks,
-        val_set,
-        net.sigmas,
-        config.test.decode,
-        config.assign,
-        max(len(val_set) * _per_picture(config) // 15_000, 1) if keep_dense else None,
+        looks, val_set, net.sigmas, config.test.decode, config.assign, every if dense else None
     )
-    if multi_scale:
+    if options.multi_scale:
         extra["multi_scale"] = multi_scale_metrics(net, val_set, config.test)
-    if not own and experiment == "table1" and (more := more_set(scale)):
-        extra["more"], findings.more = measure_more(
-            net, more, config, scale, cache or settings.runs / "cache"
-        )
-    record = (
-        make_record(experiment, name, scale, config, findings, (train_set, val_set), len(start), began)
-        | extra
+    own = options.train_set or options.val_set
+    if experiment == "table1" and not own and (more := more_set(scale)):
+        extra["more"], findings.more = measure_more(net, more, config, scale, cache)
+    about = {"experiment": experiment, "row": name, "scale": scale.name, "seed": seed}
+    origin = {"weights": scale.start, "parts": list(scale.start_parts), "tensors": len(start)}
+    return Run(
+        make_record(about, config, findings, (train_set, val_set), origin, began) | extra, net, findings
     )
-    return Run(record, net, findings)
 
 # %% ../../nbs/experiments/rows.ipynb #cfd3af3b
 def _per_picture(config: Config) -> int:
@@ -656,132 +544,6 @@ def _train_whole(
         best,
         {"train_seconds": summary["seconds"], "training": {k: v for k, v in summary.items() if k != "run"}},
     )
-
-# %% ../../nbs/experiments/rows.ipynb #b37889b2
-def record_path(record: dict, figures: Path) -> Path:
-    "`results/<experiment>/<row>-<scale>-s<seed>.json` below `figures`."
-    return (
-        figures
-        / "results"
-        / record["experiment"]
-        / f"{record['row']}-{record['scale']}-s{record['seed']}.json"
-    )
-
-# %% ../../nbs/experiments/rows.ipynb #4289a141
-def beside(record: dict, figures: Path, kind: str) -> Path:
-    "The file of a record's `detections`, its `dense` predictions, or the matches of `more` pictures."
-    path = record_path(record, figures)
-    return path.with_name(
-        path.stem + {"detections": ".detections.json.gz", "dense": ".dense.npz", "more": ".more.npz"}[kind]
-    )
-
-# %% ../../nbs/experiments/rows.ipynb #8b3d2ca0
-def write_record(
-    record: dict, figures: Path, findings: Findings | None = None, runs: Path | None = None
-) -> Path:
-    "Write a record as JSON, its findings beside it and before it; with `runs`, remember that this checkout made it. Returns its path."
-    if findings:
-        limit = 200_000 if record["data"]["val_pictures"] <= 2_000 else 20_000_000
-        record = record | {
-            "detections": write_detections(beside(record, figures, "detections"), findings.results, limit)
-        }
-        if findings.more:
-            findings.more.write(beside(record, figures, "more"))
-        if findings.dense:
-            findings.dense.write(beside(record, figures, "dense"))
-    path = atomic_write(record_path(record, figures), json.dumps(record, indent=1) + "\n")
-    if runs is not None:
-        mark_made(path, runs)
-    return path
-
-# %% ../../nbs/experiments/rows.ipynb #13ce9c57
-def _mark(path: Path, runs: Path) -> Path:
-    "Where a checkout remembers the fingerprint of the record at `path` that it made."
-    return runs / "records" / f"{path.parent.name}-{path.stem}.sha256"
-
-# %% ../../nbs/experiments/rows.ipynb #ac8b5c2f
-def mark_made(path: Path, runs: Path) -> None:
-    "Remember that this checkout made the record at `path`."
-    atomic_write(_mark(path, runs), hashlib.sha256(path.read_bytes()).hexdigest())
-
-# %% ../../nbs/experiments/rows.ipynb #5555672b
-def made_here(path: Path, runs: Path) -> bool:
-    "Whether the record at `path` is one that this checkout made, not one that came with it."
-    mark = _mark(path, runs)
-    return (
-        path.exists() and mark.exists() and mark.read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
-    )
-
-# %% ../../nbs/experiments/rows.ipynb #05c24a80
-def load_records(experiment: str, scale: str, figures: Path) -> list[dict]:
-    "All records of an experiment at one scale. Raises SmprError naming a broken file."
-    out = []
-    for path in sorted((figures / "results" / experiment).glob(f"*-{scale}-s*.json")):
-        try:
-            out.append(json.loads(path.read_text()))
-        except json.JSONDecodeError as e:
-            raise SmprError(f"{path}: not valid JSON ({e}); delete it and run the row again") from None
-    return out
-
-# %% ../../nbs/experiments/rows.ipynb #e8d0d75f
-def state_of_reproduction(figures: Path) -> str:
-    "What was measured, on which pictures, as a plain-text table made from the records below `figures`."
-
-    def number(
-        pattern: str, inside=lambda record: record["metrics"]
-    ) -> str:  # of one record, or the mean over those of several seeds
-        found = [inside(json.loads(f.read_text())) for f in sorted((figures / "results").glob(pattern))]
-        if not found:
-            return "not run"
-        return "  ".join(
-            f"{name} {100 * np.mean([m[name] for m in found]):5.1f}" for name in ("AP", "AP50")
-        ) + (f"  (mean of {len(found)} seeds)" if len(found) > 1 else "")
-
-    first, last = Row.BASELINE, Row.PAFPN
-    lines = [
-        (
-            "paper",
-            "COCO minival, ResNet-50",
-            "Table I, baseline",
-            f"AP {PAPER_TABLE1[first][0]:5.1f}  AP50 {PAPER_TABLE1[first][1]:5.1f}",
-        ),
-        (
-            "paper",
-            "COCO minival, ResNet-50",
-            "Table I, last row",
-            f"AP {PAPER_TABLE1[last][0]:5.1f}  AP50 {PAPER_TABLE1[last][1]:5.1f}",
-        ),
-        (
-            "ours, rendered",
-            "data/people val, 500 pictures",
-            "Table I mini, baseline",
-            number(f"table1/{first}-mini-s*.json"),
-        ),
-        (
-            "ours, rendered",
-            "data/people val, 500 pictures",
-            "Table I mini, last row",
-            number(f"table1/{last}-mini-s*.json"),
-        ),
-        (
-            "ours, rendered",
-            "data/people val, 500 pictures",
-            "shipped weights 'rendered'",
-            number("rendered.json"),
-        ),
-        ("ours, real", "300 pictures of COCO val2017", "shipped weights 'real'", number("real/model.json")),
-        *(
-            (
-                "peer, real",
-                "300 pictures of COCO val2017",
-                f"MoveNet MultiPose, {size} px",
-                number("real/model.json", lambda r: r["peers"][f"MoveNet MultiPose Lightning, {size} px"]),
-            )
-            for size in (256, 512)
-        ),
-        ("ours, real", "16 pictures learnt by heart", "overfitting test", number("overfit_real.json")),
-    ]
-    return "\n".join(f"{kind:15} {data:30} {what:28} {value}" for kind, data, what, value in lines)
 
 # %% ../../nbs/experiments/rows.ipynb #de3ce183
 def prepare_features(

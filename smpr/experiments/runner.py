@@ -33,18 +33,8 @@ from typing import IO
 import torch
 
 import smpr
-from smpr.experiments.rows import (
-    Row,
-    apply_parameters,
-    beside,
-    environment,
-    made_here,
-    make_scale,
-    mark_made,
-    prepare_features,
-    record_path,
-    row_config,
-)
+from .records import beside, environment, made_here, mark_made, record_path
+from .rows import Row, apply_parameters, make_scale, prepare_features, row_config
 from ..peers.keypoint_rcnn import PEER, peer_config
 from ..representation import Variant
 from ..settings import Settings, SmprError, atomic_write, file_digest, load_settings

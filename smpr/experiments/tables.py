@@ -6,13 +6,15 @@
 __all__ = ['COLUMNS', 'TableRow', 'mean_spread', 'run_command', 'table1_rows', 'table_markdown', 'table_csv', 'table_latex',
            'draw_rows', 'save_figure', 'save_table', 'weighted_ap', 'bootstrap_aps', 'Step', 'paired_step',
            'record_matches', 'table_steps', 'steps_markdown', 'steps_csv', 'more_rows', 'more_markdown', 'describe',
-           'start_note']
+           'start_note', 'state_of_reproduction']
 
 # %% ../../nbs/experiments/tables.ipynb #9b8ee7f8
 # Shapes: N pictures, D detections, T OKS thresholds, R rows of a table, S seeds, B replicates of the bootstrap.
 import io
 import json
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ from matplotlib.figure import Figure
 
 from ..data import PoseSet
 from .findings import Matches, join_matches, match_detections, read_detections, read_matches
-from .rows import PAPER_TABLE1, Row, beside, load_records
+from .records import beside, load_records, read_record
+from .rows import PAPER_TABLE1, Row
 from ..settings import atomic_write
 
 # %% ../../nbs/experiments/tables.ipynb #64a9f7f2
@@ -422,3 +425,36 @@ def start_note(records: list[dict]) -> str:
         "They come from a network with PAFPN that was trained on keypoints with the heatmap loss: "
         "'+ heatmap' gains less here than from a start that has not seen keypoints, and '+ PAFPN' gains more, since it alone finds its whole neck trained.\n"
     )
+
+# %% ../../nbs/experiments/tables.ipynb #5ef4be7f
+def _mean_ap(files: list[Path], inside: tuple[str, ...]) -> str:
+    "AP and AP50 of one record, or their mean over those of several seeds; `inside` leads to them."
+    found = [reduce(getitem, inside, read_record(f)) for f in files]
+    if not found:
+        return "not run"
+    mean = "  ".join(f"{n} {100 * np.mean([m[n] for m in found]):5.1f}" for n in ("AP", "AP50"))
+    return mean + (f"  (mean of {len(found)} seeds)" if len(found) > 1 else "")
+
+
+def state_of_reproduction(figures: Path) -> str:
+    "What was measured, on which pictures, as a plain-text table made from the records below `figures`."
+    minival, val, real = (
+        "COCO minival, ResNet-50",
+        "data/people val, 500 pictures",
+        "300 pictures of COCO val2017",
+    )
+    rendered, ours, peer, movenet = "ours, rendered", "ours, real", "peer, real", "MoveNet MultiPose"
+    ends = (("baseline", Row.BASELINE), ("last row", Row.PAFPN))
+    aps = {row: "AP {:5.1f}  AP50 {:5.1f}".format(*PAPER_TABLE1[row][:2]) for _, row in ends}
+    lines = [("paper", minival, f"Table I, {name}", aps[row]) for name, row in ends]
+    asked = [(rendered, val, f"Table I mini, {name}", f"table1/{row}-mini-s*.json", ()) for name, row in ends]
+    asked += [(rendered, val, "shipped weights 'rendered'", "rendered.json", ())]
+    asked += [(ours, real, "shipped weights 'real'", "real/model.json", ())]
+    for size in (256, 512):
+        inside = ("peers", f"{movenet} Lightning, {size} px")
+        asked += [(peer, real, f"{movenet}, {size} px", "real/model.json", inside)]
+    asked += [(ours, "16 pictures learnt by heart", "overfitting test", "overfit_real.json", ())]
+    for kind, data, what, pattern, inside in asked:
+        files = sorted((figures / "results").glob(pattern))
+        lines.append((kind, data, what, _mean_ap(files, inside or ("metrics",))))
+    return "\n".join(f"{kind:15} {data:30} {what:28} {value}" for kind, data, what, value in lines)

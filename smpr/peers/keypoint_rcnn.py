@@ -30,12 +30,13 @@ from ..data import PictureRecord, PoseSet, resize_factor
 from ..evaluation import coco_results, evaluate
 from ..experiments.findings import Confidence, Findings, true_oks
 from ..experiments.frozen import FrozenFeatures, sample_picks, test_sample
+from ..experiments.records import make_record
 from smpr.experiments.rows import (
     Run,
+    RunOptions,
     Scale,
     feature_files,
     frozen_sets,
-    make_record,
     make_scale,
     row_sets,
     start_state,
@@ -408,36 +409,25 @@ def run_peer(
     experiment: str,
     scale: Scale,
     seed: int = 0,
-    config: Config | None = None,
-    cache: Path | None = None,
-    train_set: PoseSet | None = None,
-    val_set: PoseSet | None = None,
-    device: str = "auto",
-    name: str | None = None,
+    config: Config | None = None,  # None: that of the peer
+    options: RunOptions = RunOptions(),  # the tests with several sizes are not for the peer
 ) -> Run:
     "Train and evaluate the peer, going on where an earlier try stopped. Raises SmprError."
-    began, settings, name, heads = time.time(), load_settings(), name or PEER, top_down_config(scale)
-    config = config or peer_config(scale)
+    began, settings, name, heads = time.time(), load_settings(), options.name or PEER, top_down_config(scale)
+    config, cache = config or peer_config(scale), options.cache or settings.runs / "cache"
     config = replace(config, train=replace(config.train, seed=seed))
-    sets = row_sets(scale, train_set, val_set)
+    sets = row_sets(scale, options.train_set, options.val_set)
     torch.manual_seed(seed)
-    net = TopDown(config, heads, sets[0].skeleton).to(
-        resolve_device(device), memory_format=torch.channels_last
-    )
+    net = TopDown(config, heads, sets[0].skeleton)
+    net = net.to(resolve_device(options.device), memory_format=torch.channels_last)
     start = start_state(net, scale.start, scale.start_parts)
     net.load_state_dict(start, strict=False)
     work = train_kept if scale.frozen_features else train_pictures
     folder = settings.runs / experiment / f"{name}-{scale.name}-s{seed}"
-    seen, extra = work(
-        net, config, scale, cache or settings.runs / "cache", sets, folder, f"{name} seed {seed}"
-    )
+    seen, extra = work(net, config, scale, cache, sets, folder, f"{name} seed {seed}")
     findings = peer_findings(seen, sets[1], net.sigmas, heads.sure_at)
-    used = [part for part in scale.start_parts if any(k.startswith(part) for k in start)]
-    extra |= {
-        "start": {"weights": scale.start, "parts": used, "tensors": len(start)},
-        "top_down": asdict(heads),
-        "parameters": sum(p.numel() for p in net.parameters()),
-    }
-    return Run(
-        make_record(experiment, name, scale, config, findings, sets, len(start), began) | extra, net, findings
-    )
+    about = {"experiment": experiment, "row": name, "scale": scale.name, "seed": seed}
+    parts = [part for part in scale.start_parts if any(k.startswith(part) for k in start)]
+    origin = {"weights": scale.start, "parts": parts, "tensors": len(start)}
+    extra |= {"top_down": asdict(heads), "parameters": sum(p.numel() for p in net.parameters())}
+    return Run(make_record(about, config, findings, sets, origin, began) | extra, net, findings)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import smpr
-from smpr.experiments.rows import environment
+from smpr.experiments.records import environment
 from smpr.experiments.runner import code_fingerprint, locked, notebook
 from smpr.settings import SmprError, atomic_write, load_settings
 from trust import agreement, guards, hostile, inputs, kills, load
