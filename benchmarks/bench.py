@@ -15,9 +15,9 @@ from pathlib import Path
 from bench_growth import chart_growth, measure_growth
 from bench_rows import SECTIONS, Line
 from matplotlib.figure import Figure
-from smpr.experiments.records import environment
 from timing import machine
 
+from smpr.experiments.records import environment
 from smpr.settings import SmprError, atomic_write, load_settings, resolve_device
 
 

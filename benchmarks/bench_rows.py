@@ -40,7 +40,16 @@ from smpr.deploy.export import (
 )
 from smpr.evaluation import PickChoices, coco_results, draw_pick, score_vs_oks
 from smpr.experiments.rows import HeadState, Row, frozen_sets, head_step, make_scale, row_config, start_state
-from smpr.inference import DecodeConfig, ListChoices, decode, draw_list, find_poses, load, look, soft_nms
+from smpr.inference import (
+    DecodeConfig,
+    ListChoices,
+    decode,
+    draw_list,
+    find_poses,
+    load,
+    predict_candidates,
+    soft_nms,
+)
 from smpr.losses import Targets, heatmap_targets, stack_targets
 from smpr.model import SMPR, ModelConfig, NeckName, fold_norms
 from smpr.representation import decode_pose, level_locations, level_sizes, oks, pseudo_boxes
@@ -350,7 +359,7 @@ def limit_lines(device: torch.device, rounds: int) -> Iterator[Line]:
             ):
                 pred = net(x)
             if training:
-                (pred.person.mean() + pred.pose.mean()).backward()
+                (pred.person_logits.mean() + pred.pose.mean()).backward()
 
         with FlopCounterMode(display=False) as counter:
             work()
@@ -540,7 +549,9 @@ def busy(work: Callable) -> float:
 def panel_drawings() -> dict[str, tuple[Callable, type]]:
     "What the panels of the chapters draw, and their choices."
     scene, model, place = load_scene(), load("rendered", "cpu"), load_settings().data / "val"
-    found = look(model, scene.image, model.test.short, model.test.long, config=model.test.decode)
+    found = predict_candidates(
+        model, scene.image, model.test.short, model.test.long, config=model.test.decode
+    )
     people = load_set(place / "images", place / "person_keypoints.json").subset(range(24))
     results = [
         e

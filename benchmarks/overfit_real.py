@@ -19,7 +19,7 @@ import torch
 from smpr.checkpoints import config_to_dict, load_lite0_imagenet
 from smpr.data import PoseSet, load_set, set_hash, trainable
 from smpr.evaluation import detect_set, evaluate
-from smpr.experiments.frozen import freeze_features, test_sample
+from smpr.experiments.frozen import freeze_features, resized_sample
 from smpr.experiments.records import environment
 from smpr.experiments.rows import train_head
 from smpr.model import SMPR, NeckName
@@ -70,7 +70,7 @@ def main() -> None:
     net = SMPR(config.model).to(memory_format=torch.channels_last)
     load_lite0_imagenet(net.backbone)
     net.eval()
-    sample, count = test_sample(poses, config.test)
+    sample, count = resized_sample(poses, config.test)
     with tempfile.TemporaryDirectory() as folder:
         frozen = freeze_features(net, sample, count, config.data.pseudo_box, Path(folder) / "maps.bin")
         state, log = train_head(net, frozen, config, "overfitting")

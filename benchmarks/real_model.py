@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from smpr.experiments.records import environment
 
 from smpr.assignment import AssignConfig
 from smpr.beyond.real_people import group_metrics
@@ -21,7 +20,8 @@ from smpr.checkpoints import config_to_dict
 from smpr.data import PoseSet, load_set, set_hash
 from smpr.evaluation import detect_set, evaluate, read_results
 from smpr.experiments.findings import collect, write_detections
-from smpr.experiments.rows import picture_looks
+from smpr.experiments.records import environment
+from smpr.experiments.rows import picture_outputs
 from smpr.inference import load
 from smpr.model import SMPR
 from smpr.settings import atomic_write, load_settings
@@ -54,7 +54,7 @@ def measure(weights: str, coco: Path) -> dict:
     home.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         found = collect(
-            picture_looks(net, val, net.test), val, net.sigmas, net.test.decode, AssignConfig(), 8
+            picture_outputs(net, val, net.test), val, net.sigmas, net.test.decode, AssignConfig(), 8
         )
     peers = {size: read_results(coco / "peers" / f"movenet_multipose_{size}.json") for size in (256, 512)}
     record = {

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 from ship_rendered import trained_seconds
-from smpr.experiments.records import environment
 
 from smpr.beyond.real_people import join_sets, real_config, split_dev
 from smpr.checkpoints import config_to_dict
 from smpr.cli import change_many, start_weights, test_config
 from smpr.data import load_set, set_hash
 from smpr.evaluation import detect_set, evaluate
+from smpr.experiments.records import environment
 from smpr.settings import atomic_write, load_settings
 from smpr.training import find_checkpoint, load_run, train
 

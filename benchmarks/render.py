@@ -20,10 +20,10 @@ from PIL import Image, ImageDraw
 from smpr.rendering.people import (
     RenderConfig,
     body_model,
-    check_set,
     describe_set,
     render_picture,
     render_set,
+    score_truth,
 )
 from smpr.settings import atomic_write, load_settings
 from smpr.skeleton import COCO17
@@ -121,7 +121,7 @@ def main() -> None:
     record = {
         "cost": measured,
         "same_bytes_for_1_and_2_workers": same_bytes(),
-        "truth_as_detections": check_set(folder / "person_keypoints.json"),
+        "truth_as_detections": score_truth(folder / "person_keypoints.json"),
         "jpeg_kb": round(np.mean([p.stat().st_size for p in (folder / "images").iterdir()]) / 1000, 1),
         "seed": a.seed,
         "sets": sets,

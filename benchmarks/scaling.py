@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from smpr.experiments.records import environment
 
 from smpr.batches import TrainStream, collate
 from smpr.data import load_set, set_hash
+from smpr.experiments.records import environment
 from smpr.settings import SmprError, atomic_write, load_settings, resolve_device
 from smpr.update import make_state, processes, rank_world, small_config, train_step, wrap
 

@@ -12,12 +12,12 @@ import os
 from pathlib import Path
 
 import torch
-from smpr.experiments.records import environment
 
 import smpr
 from smpr.checkpoints import config_to_dict, load_lite0_imagenet, save_weights
 from smpr.data import load_set, set_hash
 from smpr.evaluation import METRICS, detect_set, evaluate
+from smpr.experiments.records import environment
 from smpr.inference import load
 from smpr.model import SMPR
 from smpr.settings import atomic_write, load_settings

@@ -13,7 +13,6 @@ import subprocess
 from pathlib import Path
 
 from smpr.experiments.records import environment, load_records
-
 from smpr.experiments.rows import Row
 from smpr.settings import SmprError, atomic_write, load_settings
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from smpr.experiments.records import environment
 
 from smpr.checkpoints import config_to_dict, load_lite0_imagenet
 from smpr.data import PoseSet, load_set, read_json, set_hash
 from smpr.evaluation import detect_set, evaluate
+from smpr.experiments.records import environment
 from smpr.model import SMPR
 from smpr.representation import oks
 from smpr.settings import atomic_write, load_settings

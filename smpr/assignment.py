@@ -279,9 +279,9 @@ def draw_level(
 def _sheet(
     image: np.ndarray, count: int, tile: tuple[int, int], gap: int, columns: int
 ) -> tuple[np.ndarray, list[tuple]]:
-    "A white sheet with `count` pale copies of a picture, each (width, height) px, and their upper left corners."
-    w, h = tile
-    small = np.asarray(Image.fromarray(image).resize(tile, Image.Resampling.BILINEAR), np.float32)
+    "A white sheet with `count` pale copies of a picture, each (height, width) px, and their upper left places."
+    h, w = tile
+    small = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR), np.float32)
     corners = [(n % columns * (w + gap), n // columns * (h + 2 * gap) + 2 * gap) for n in range(count)]
     sheet = np.full((corners[-1][1] + h, columns * (w + gap) - gap, 3), 255, np.uint8)
     for x, y in corners:
@@ -301,16 +301,16 @@ def draw_assignment(
     "A figure with one picture per level: who learns whom. Same arguments, same figure."
     view = assign_scene(scene, config, scale, noise, seed, level_strides, skeleton)
     height, width = view.size
-    tile = (260, max(1, round(260 * height / width)))  # px of the drawing
+    tile = (max(1, round(260 * height / width)), 260)  # px of the drawing
     sheet, corners = _sheet(view.image, len(level_strides), tile, 8, min(3, len(level_strides)))
     h, w = sheet.shape[:2]
     figure = Figure(figsize=(w / 80, (h + 22) / 80), dpi=80)
     ax = figure.add_axes((0, 0, 1, h / (h + 22)))
-    unit = width / tile[0]  # px of the scene per px of the drawing
+    unit = width / tile[1]  # px of the scene per px of the drawing
     ax.imshow(sheet, extent=(0, w * unit, h * unit, 0), interpolation="nearest", aspect="auto")
     draw_marks(ax, view, {s: (x * unit, y * unit) for s, (x, y) in zip(level_strides, corners)})
     for s, (x, y) in zip(level_strides, corners):
-        ax.text((x + tile[0] / 2) * unit, (y - 3) * unit, _counts(view, s), fontsize=10, ha="center")
+        ax.text((x + tile[1] / 2) * unit, (y - 3) * unit, _counts(view, s), fontsize=10, ha="center")
     ax.set(xlim=(0, w * unit), ylim=(h * unit, 0))
     ax.axis("off")
     chosen, refined = (view.region >= 0).sum(), (view.refined >= 0).sum()

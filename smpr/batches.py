@@ -94,7 +94,7 @@ def crop(
 # %% ../nbs/10_batches.ipynb #a5c473ff
 def warp(
     sample: Sample,
-    size: tuple[int, int],  # (width, height) of the result, px
+    size: tuple[int, int],  # (height, width) of the result, px
     zoom: float,  # factor of all lengths
     turn: float,  # degrees, clockwise
     center: tuple[float, float],  # the point of the old picture that becomes the new centre, px
@@ -103,16 +103,20 @@ def warp(
     "Zoom, turn and shift in one bilinear lookup (after shrinking): the strong augmentation of small runs. Grey fills what was never seen."
     c, s = np.cos(np.deg2rad(turn)) * zoom, np.sin(np.deg2rad(turn)) * zoom
     forward = np.array([[c, -s], [s, c]])
-    middle = (np.array(size) - 1) / 2
+    middle = (np.array(size[::-1]) - 1) / 2
     back = np.linalg.inv(forward)
     shift = np.array(center) - back @ (middle + 0.5) + 0.5  # Pillow looks up pixel centres at +0.5
     image = Image.fromarray(np.ascontiguousarray(sample.image))
     whole = image.size
     if zoom < 1:
         image = image.resize([max(1, round(side * zoom)) for side in whole], Image.Resampling.BILINEAR)
-    look = np.column_stack([back, shift]) * (np.array(image.size) / whole)[:, None]
+    matrix = np.column_stack([back, shift]) * (np.array(image.size) / whole)[:, None]
     image = image.transform(
-        size, Image.Transform.AFFINE, look.ravel(), Image.Resampling.BILINEAR, fillcolor=(124, 116, 104)
+        size[::-1],
+        Image.Transform.AFFINE,
+        matrix.ravel(),
+        Image.Resampling.BILINEAR,
+        fillcolor=(124, 116, 104),
     )
     k = sample.keypoints.copy()
     k[..., :2] = (k[..., :2] - center) @ forward.T + middle
@@ -176,8 +180,8 @@ def warp_random(sample: Sample, factor: float, config: DataConfig, rng: np.rando
     "A random zoom, turn and place in a frame: a square, or the size that `resize` by `factor` would give."
     h, w = sample.image.shape[:2]
     zoom = factor * np.exp(rng.uniform(*np.log(config.zoom)))
-    size = (config.frame,) * 2 if config.frame else (int(w * factor + 0.5), int(h * factor + 0.5))
-    slack = np.abs(np.array([w, h]) - np.array(size) / zoom) / 2
+    size = (config.frame,) * 2 if config.frame else (int(h * factor + 0.5), int(w * factor + 0.5))
+    slack = np.abs(np.array([w, h]) - np.array(size[::-1]) / zoom) / 2
     center = np.array([w - 1, h - 1]) / 2 + rng.uniform(-1, 1, 2) * slack
     out = warp(
         sample, size, zoom, rng.normal(0, config.turn) if config.turn else 0.0, tuple(center), config.outside
@@ -199,7 +203,7 @@ def augment(
         if config.short_range
         else config.short
     )
-    factor = resize_factor(w, h, short, config.long)
+    factor = resize_factor((h, w), short, config.long)
     sample = resize(sample, factor) if config.zoom is None else warp_random(sample, factor, config, rng)
     if rng.random() < config.flip:
         sample = flip(sample, skeleton)
@@ -304,7 +308,7 @@ class TrainStream(Dataset):
         if index in self.cache:
             return self.cache[index]
         r = self.poses.records[index]
-        return read_image(self.poses.images / r.file, (r.width, r.height))
+        return read_image(self.poses.images / r.file, r.size)
 
     def index(self, draw: int) -> int:
         "The record that a draw shows: every epoch goes through all of them in a new order."

@@ -39,6 +39,11 @@ class PictureRecord:
     areas: np.ndarray  # (G,) px^2
     crowd: np.ndarray  # (G,) bool
 
+    @property
+    def size(self) -> tuple[int, int]:
+        "Height and width, px."
+        return self.height, self.width
+
 # %% ../nbs/09_data.ipynb #cf82a3c3
 @dataclass(frozen=True)
 class PoseSet:
@@ -253,20 +258,20 @@ def _open_checked(path: Path, size: tuple[int, int] | None) -> Image.Image:
         raise SmprError(f"{path}: has {w}x{h} px, more than {MOST_PIXELS:,}; make it smaller")
     if size is not None and tuple(size) not in ((w, h), (h, w)):
         raise SmprError(
-            f"{path}: is {w}x{h} px but its record says {size[0]}x{size[1]}; fix width and height"
+            f"{path}: is {w}x{h} px but its record says {size[1]}x{size[0]}; fix width and height"
         )
     return im
 
 # %% ../nbs/09_data.ipynb #459c7797
 def read_image(
     path: Path,  # any format Pillow reads
-    size: tuple[int, int] | None = None,  # (width, height) that the annotations speak of, px
+    size: tuple[int, int] | None = None,  # (height, width) that the annotations speak of, px
 ) -> np.ndarray:  # (H, W, 3) uint8 RGB
     "A picture as RGB, turned as its EXIF tag says unless `size` says it was annotated unturned. Raises SmprError."
     try:
         with _open_checked(Path(path), size) as im:
             turned = ImageOps.exif_transpose(im)
-            if size is not None and turned.size != tuple(size) and im.size == tuple(size):
+            if size is not None and turned.size[::-1] != tuple(size) and im.size[::-1] == tuple(size):
                 turned = im
             if turned.mode[0] == "I":
                 turned = Image.fromarray(
@@ -279,9 +284,9 @@ def read_image(
         raise
     except Exception as e:  # decoders of damaged files fail in more ways than they document
         raise SmprError(f"{path}: cannot be read as a picture ({e}); replace or remove it") from None
-    if size is not None and (out.shape[1], out.shape[0]) != tuple(size):
+    if size is not None and out.shape[:2] != tuple(size):
         raise SmprError(
-            f"{path}: is {out.shape[1]}x{out.shape[0]} px but its record says {size[0]}x{size[1]}; fix width and height"
+            f"{path}: is {out.shape[1]}x{out.shape[0]} px but its record says {size[1]}x{size[0]}; fix width and height"
         )
     return out
 
@@ -365,14 +370,14 @@ def check_set(
     )
     poses = PoseSet(Path(images), Path(annotations), records, skeleton)
     readable = sum(
-        report.add(read_image, poses.images / r.file, (r.width, r.height)) is not None
+        report.add(read_image, poses.images / r.file, r.size) is not None
         for r in tqdm(
             records, desc="checking", unit=" pictures", disable=None if progress else True, mininterval=2
         )
     )
     outside = sum(
         int(
-            ((r.keypoints[..., :2] < 0) | (r.keypoints[..., :2] > (r.width, r.height)))
+            ((r.keypoints[..., :2] < 0) | (r.keypoints[..., :2] > r.size[::-1]))
             .any(-1)[r.keypoints[..., 2] > 0]
             .sum()
         )
@@ -424,13 +429,12 @@ def draw_sample(
 
 # %% ../nbs/09_data.ipynb #ae4583d7
 def resize_factor(
-    width: int,  # px
-    height: int,  # px
+    size: tuple[int, int],  # (height, width), px
     short: int,  # px, wanted shorter side
     long: int,  # px, longer side at most
 ) -> float:
     "Factor that brings the shorter side to `short` unless the longer would pass `long` (Sec. IV-A)."
-    return min(long / max(width, height), short / min(width, height))
+    return min(long / max(size), short / min(size))
 
 # %% ../nbs/09_data.ipynb #8d8e6d5f
 def resize(
@@ -439,12 +443,10 @@ def resize(
 ) -> Sample:
     "Enlarge or shrink picture and people (bilinear)."
     h, w = sample.image.shape[:2]
-    size = max(1, int(w * factor + 0.5)), max(1, int(h * factor + 0.5))
-    image = (
-        sample.image
-        if size == (w, h)
-        else np.asarray(Image.fromarray(sample.image).resize(size, Image.Resampling.BILINEAR))
-    )
+    size = max(1, int(h * factor + 0.5)), max(1, int(w * factor + 0.5))
+    image = sample.image
+    if size != (h, w):
+        image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
     boxes = None if sample.boxes is None else sample.boxes * factor
     return Sample(image, sample.keypoints * (factor, factor, 1), sample.areas * factor**2, boxes)
 

@@ -165,7 +165,7 @@ def detect_set(
     "COCO results of every picture that the set lists."
     out = []
     for r in tqdm(poses.records, desc="evaluating", disable=not progress, mininterval=2):
-        image = read_image(poses.images / r.file, (r.width, r.height))
+        image = read_image(poses.images / r.file, r.size)
         out += coco_results(find_poses(model, image, config), r.id)
     return out
 
@@ -266,7 +266,7 @@ def draw_pick(
         ylabel="OKS with the truth",
     )
     r = next(r for r in poses.records if r.id == results[n]["image_id"])
-    side.imshow(read_image(poses.images / r.file, (r.width, r.height)), interpolation="nearest")
+    side.imshow(read_image(poses.images / r.file, r.size), interpolation="nearest")
     found = np.reshape(results[n]["keypoints"], (-1, 3))
     if len(r.areas):
         near = oks(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DecodeConfig', 'TestConfig', 'box_iou', 'soft_nms', 'best_locations', 'snap', 'place_keypoints', 'candidates',
-           'select', 'decode', 'pose_overlap', 'vote', 'unmirror', 'fit_picture', 'look', 'find_poses',
+           'select', 'decode', 'pose_overlap', 'vote', 'unmirror', 'fit_picture', 'predict_candidates', 'find_poses',
            'shipped_weights', 'read_test', 'load', 'predict', 'Nms', 'Ranking', 'ListChoices', 'thin_out', 'draw_list']
 
 # %% ../nbs/11_inference.ipynb #1cb504c1
@@ -214,14 +214,14 @@ def candidates(
     sigmas: Tensor | None = None,  # (K,), for `config.snap`
 ) -> Candidates:
     "The best locations of every level as poses inside the picture (published code). Raises SmprError when asked to snap without a heatmap."
-    p, c = confidence(pred.person[n], None if pred.score is None else pred.score[n])
+    p, c = confidence(pred.person_logits[n], None if pred.score_logits is None else pred.score_logits[n])
     best = best_locations(c, pred.strides, config.level_top)
     k, p, c = (
         decode_pose(pred.pose[n, best].float(), pred.locations[best], pred.strides[best]),
         p[best],
         c[best],
     )
-    marks = None if pred.heatmap is None else pred.heatmap[n]
+    marks = None if pred.heatmap_logits is None else pred.heatmap_logits[n]
     return Candidates(
         place_keypoints(k, p, size, marks, pred.level_strides[0], sigmas, config) / factor, p, c
     )
@@ -294,7 +294,7 @@ def fit_picture(
 ) -> tuple[Tensor, tuple[int, int], float]:
     "A picture as the network takes it, (1, 3, H', W') uint8; its height and width inside the padding, px; the resize factor."
     h, w = image.shape[:2]
-    factor = resize_factor(w, h, short, long)
+    factor = resize_factor((h, w), short, long)
     size = max(1, int(h * factor + 0.5)), max(1, int(w * factor + 0.5))
     small = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR) if size != (h, w) else image
     x = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None]
@@ -304,7 +304,7 @@ def fit_picture(
 
 # %% ../nbs/11_inference.ipynb #d3b0ac6e
 @torch.inference_mode()
-def look(
+def predict_candidates(
     model: SMPR,
     image: np.ndarray,  # (H, W, 3) uint8 RGB
     short: int,
@@ -332,7 +332,9 @@ def find_poses(
     model: SMPR,
     image: np.ndarray,
     config: TestConfig = TestConfig(),
-    see: Callable[..., Candidates] = look,  # how one pass is done; `smpr.deploy.export` has another way
+    see: Callable[
+        ..., Candidates
+    ] = predict_candidates,  # how one pass is done; `smpr.deploy.export` has another way
 ) -> Poses:
     "The people in one picture: all passes' candidates together, one selection (published code), then the vote if there is one."
     passes = [
@@ -394,7 +396,7 @@ def predict(
     model: SMPR,
     source,  # a path, a PIL picture, an (H, W, 3) uint8 RGB array, or a list of them
     config: TestConfig | None = None,  # default: the settings the weights came with
-    see: Callable[..., Candidates] = look,  # how one pass is done
+    see: Callable[..., Candidates] = predict_candidates,  # how one pass is done
 ) -> "Result | list[Result]":
     "Find the people of one picture, or of several. Raises SmprError for pictures that cannot be read."
     if isinstance(source, (list, tuple)):
@@ -492,7 +494,7 @@ def _draw_short_list(ax, poses: Poses, skeleton: Skeleton, middles: Tensor) -> N
 def draw_list(
     choices: ListChoices,
     image: np.ndarray,  # (H, W, 3) uint8 RGB
-    found: Candidates,  # its candidates, of `look`
+    found: Candidates,  # its candidates, of `predict_candidates`
     skeleton: Skeleton = COCO17,
 ) -> Figure:
     "The short list over the picture beside its scores. Same arguments, same figure."

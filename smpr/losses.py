@@ -218,11 +218,11 @@ def compute_losses(
         t.weight = torch.ones_like(t.weight)
     marks = (
         None
-        if pred.heatmap is None
-        else heatmap_targets(people, pred.heatmap.shape[-2:], pred.level_strides[0], len(sigmas))
+        if pred.heatmap_logits is None
+        else heatmap_targets(people, pred.heatmap_logits.shape[-2:], pred.level_strides[0], len(sigmas))
     )
     (n0, n1, w0, w1, images, cells), world = loss_counts(t, marks, config)
-    losses = {"person": focal_loss(pred.person, t.refined >= 0) / (n1 + images) * config.person}
+    losses = {"person": focal_loss(pred.person_logits, t.refined >= 0) / (n1 + images) * config.person}
     losses["initial"] = (
         _weighted_l1(pred, pred.initial, t.region, people, t.weight) / w0.clamp(min=1e-6) * config.initial
     )
@@ -235,8 +235,8 @@ def compute_losses(
         if config.oks:
             *_, poses, truth, areas = _owned(pred, pred.refined, t.refined, people)
             losses["oks"] = (1 - own_oks(poses, truth, areas, sigmas)).sum() / n1.clamp(min=1) * config.oks
-    if pred.score is not None:
-        losses["score"] = score_loss(pred.score, t, n0, n1) * config.score
+    if pred.score_logits is not None:
+        losses["score"] = score_loss(pred.score_logits, t, n0, n1) * config.score
     if marks is not None:
-        losses["heatmap"] = focal_loss(pred.heatmap, marks) / (cells + images) * config.heatmap
+        losses["heatmap"] = focal_loss(pred.heatmap_logits, marks) / (cells + images) * config.heatmap
     return {name: loss * world for name, loss in losses.items()}

@@ -56,11 +56,11 @@ class Batch:
 class Predictions:
     "What the network says about N pictures: one row per location, levels one after the other."
 
-    person: Tensor  # (N, P) logits of "there is a person here"
+    person_logits: Tensor  # (N, P) logits of "there is a person here"
     initial: Tensor  # (N, P, 2K) initial offsets, strides
     refined: Tensor | None  # (N, P, 2K) refined offsets, strides; None without refinement
-    score: Tensor | None  # (N, P) logits of the pose score; None without it
-    heatmap: Tensor | None  # (N, K, h, w) logits at the finest stride; None outside training
+    score_logits: Tensor | None  # (N, P) logits of the pose score; None without it
+    heatmap_logits: Tensor | None  # (N, K, h, w) logits at the finest stride; None outside training
     locations: Tensor  # (P, 2) px
     strides: Tensor  # (P,) px
     level_strides: tuple  # stride of each level, fine to coarse

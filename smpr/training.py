@@ -305,7 +305,7 @@ def pose_sheet(net: SMPR, poses: PoseSet, config: TestConfig, count: int = 4, le
     records = poses.records[:count]
     fig = Figure(figsize=(2.4 * len(records), 2), dpi=80, layout="constrained")
     for ax, r in zip(fig.subplots(1, len(records), squeeze=False)[0], records):
-        image = read_image(poses.images / r.file, (r.width, r.height))
+        image = read_image(poses.images / r.file, r.size)
         found = find_poses(net, image, config)
         ax.imshow(image)
         draw_poses(ax, found.keypoints[found.scores > least].cpu().numpy(), net.skeleton, size=2, width=1)

@@ -190,7 +190,7 @@ def test_bad_pictures(tmp_path, change_file):
     if change_file == "other size":
         path.write_bytes(whole)
     stream = TrainStream(poses, DataConfig(short=64, long=90, crop=0))
-    for read in (lambda: read_image(path, (80, 90)), lambda: [stream[d] for d in range(2)], stream.preload):
+    for read in (lambda: read_image(path, (90, 80)), lambda: [stream[d] for d in range(2)], stream.preload):
         with pytest.raises(SmprError) as e:
             read()
         one_line(e, "2.png")
@@ -205,7 +205,7 @@ def test_truncated_anywhere(tmp_path, suffix, cut):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * cut // 10])
     try:
-        assert read_image(path, (50, 60)).shape == (60, 50, 3)
+        assert read_image(path, (60, 50)).shape == (60, 50, 3)
     except SmprError as e:
         assert path.name in str(e) and "\n" not in str(e)
 

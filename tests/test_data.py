@@ -153,7 +153,7 @@ def test_warp_and_back(seed, zoom, turn):
     h, w = sample.image.shape[:2]
     center, size = ((w - 1) / 2, (h - 1) / 2), (2 * int(zoom * (w + h)),) * 2
     there = warp(sample, size, zoom, turn, center, Outside.CLAMP)
-    back = warp(there, (w, h), 1 / zoom, -turn, ((size[0] - 1) / 2,) * 2, Outside.CLAMP)
+    back = warp(there, (h, w), 1 / zoom, -turn, ((size[0] - 1) / 2,) * 2, Outside.CLAMP)
     seen = sample.keypoints[..., 2] > 0
     if len(there.areas) < len(sample.areas) or len(back.areas) < len(sample.areas):
         return  # turned into one column: not trainable
@@ -237,10 +237,10 @@ def test_every_exif_orientation_shows_upright(tmp_path, orientation):
     note[0x0112] = orientation
     stored = image if store is None else image.transpose(store)
     stored.save(tmp_path / "a.png", exif=note)
-    assert np.array_equal(read_image(tmp_path / "a.png", (30, 20)), upright)
+    assert np.array_equal(read_image(tmp_path / "a.png", (20, 30)), upright)
     if orientation >= 5:
         assert np.array_equal(
-            read_image(tmp_path / "a.png", stored.size), np.array(stored)
+            read_image(tmp_path / "a.png", stored.size[::-1]), np.array(stored)
         )  # annotated as stored
 
 
@@ -254,7 +254,7 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     )
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     image.save(path)
-    out = read_image(path, (30, 20))
+    out = read_image(path, (20, 30))
     assert out.shape == (20, 30, 3) and out.dtype == np.uint8
     if mode != "1":
         assert np.abs(out.astype(int) - grey[..., None]).max() <= (
@@ -316,7 +316,7 @@ def test_real_grey_pictures_are_read():
 
     grey = [r for r in poses.records if mode(r) == "L"]
     for r in grey[:5]:
-        image = read_image(poses.images / r.file, (r.width, r.height))
+        image = read_image(poses.images / r.file, r.size)
         assert image.shape == (r.height, r.width, 3) and (image[..., 0] == image[..., 1]).all()
 
 

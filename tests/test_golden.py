@@ -233,10 +233,10 @@ def test_neck(kind, seed):
 def test_head(kind, seed):
     z, pred = golden(f"network_{kind}", seed), network(kind, seed)[2]
     px = pred.strides[:, None]
-    assert pred.heatmap is None  # it only trains
+    assert pred.heatmap_logits is None  # it only trains
     for name, values in (
-        ("cls", pred.person[..., None]),
-        ("score", pred.score[..., None]),
+        ("cls", pred.person_logits[..., None]),
+        ("score", pred.score_logits[..., None]),
         ("initial_px", pred.initial * px),
         ("refined_px", pred.refined * px),
     ):
@@ -261,11 +261,11 @@ def test_network_detections(kind, seed):
 def test_train_mode_output(seed, output):
     z, pred = golden("head", seed), head_training(seed)[0]
     if output == "heatmap":
-        rows = pred.heatmap.flatten(2).transpose(1, 2)
+        rows = pred.heatmap_logits.flatten(2).transpose(1, 2)
         return close(rows[:, z["p3_sample"]], z["heatmap_p3"], "heatmap")
     values = {
-        "cls": pred.person[..., None],
-        "score": pred.score[..., None],
+        "cls": pred.person_logits[..., None],
+        "score": pred.score_logits[..., None],
         "initial": pred.initial,
         "refined": pred.refined,
     }
@@ -304,7 +304,7 @@ def test_oks_and_its_positives(seed, n):
 @pytest.mark.parametrize("n", range(3))
 def test_heatmap_targets(seed, n):
     z, pred = golden("head", seed), head_training(seed)[0]
-    classes = heatmap_classes(people(z, n).keypoints, tuple(pred.heatmap.shape[-2:]), 8).flatten()
+    classes = heatmap_classes(people(z, n).keypoints, tuple(pred.heatmap_logits.shape[-2:]), 8).flatten()
     cells = (classes >= 0).nonzero().flatten()
     assert torch.stack([cells, classes[cells]]).tolist() == z[f"heatmap_target_{n}"].tolist()
 

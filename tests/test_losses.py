@@ -48,7 +48,7 @@ def outputs(g: torch.Generator, N: int, K: int) -> Predictions:
 
 
 def leaves(pred: Predictions) -> list[torch.Tensor]:
-    return [pred.person, pred.initial, pred.refined, pred.score, pred.heatmap]
+    return [pred.person_logits, pred.initial, pred.refined, pred.score_logits, pred.heatmap_logits]
 
 
 def picture(pred: Predictions, n: int) -> Predictions:
@@ -96,7 +96,10 @@ def test_a_batch_is_the_sum_of_its_pictures(seed, counts, preset):
         )
         if preset == "paper":
             t.weight = torch.ones_like(t.weight)
-        marks = torch.stack([heatmap_classes(p.keypoints, pred.heatmap.shape[-2:], 8) for p in people]) >= 0
+        marks = (
+            torch.stack([heatmap_classes(p.keypoints, pred.heatmap_logits.shape[-2:], 8) for p in people])
+            >= 0
+        )
         (_, n1, w0, w1, images, cells), _ = loss_counts(t, marks, config)
         by = {
             "person": n1 + images,

@@ -13,13 +13,13 @@ from smpr.rendering.bodies import archetypes, hat_shares, missing_extra, sample_
 from smpr.rendering.people import (
     RenderConfig,
     body_model,
-    check_set,
     describe_set,
     mask_fields,
     render_picture,
     render_set,
+    score_truth,
 )
-from smpr.rendering.rasteriser import Camera, box, corners, egg, join, rasterise, visible
+from smpr.rendering.rasteriser import Camera, box, egg, join, project_points, rasterise, visible
 from smpr.settings import SmprError
 
 needs_body = pytest.mark.skipif(missing_extra() is not None, reason=str(missing_extra()))
@@ -89,11 +89,11 @@ def test_a_point_behind_a_box_is_hidden():
     wall, ball = box(2, 0.1, 2).moved((0, 3, 0)), egg(0.3, 0.6).moved((0, 4, 0.7))
     mesh, whose = join([wall, ball]), np.repeat([-1, 0], [len(wall.faces), len(ball.faces)])
     camera = Camera(64, 48, 40, 1.0)
-    near, index = rasterise(corners(camera, mesh.vertices), mesh.faces, 64, 48)
+    near, index = rasterise(project_points(camera, mesh.vertices), mesh.faces, 64, 48)
     owner = np.where(index >= 0, whose[np.maximum(index, 0)], -1)
     point = camera.project(np.array([[0, 4, 1.0]]))
     assert visible(point, np.array([0.5]), near, owner, 0)[0] == 1
-    alone = rasterise(corners(camera, ball.vertices), ball.faces, 64, 48)
+    alone = rasterise(project_points(camera, ball.vertices), ball.faces, 64, 48)
     assert visible(point, np.array([0.5]), alone[0], np.where(alone[1] >= 0, 0, -1), 0)[0] == 2
 
 
@@ -148,7 +148,7 @@ def test_one_and_two_workers_write_the_same_and_a_broken_set_goes_on(tmp_path):
 @needs_body
 def test_truth_as_detections_is_perfect_and_the_set_loads(tmp_path):
     file = render_set(tmp_path / "set", 8, RenderConfig(width=192, height=144, labelled=400), seed=2)
-    assert min(check_set(file).values()) > 0.999
+    assert min(score_truth(file).values()) > 0.999
     assert len(load_set(tmp_path / "set" / "images", file)) == 8
     assert describe_set(json.loads(file.read_text()))["pictures"] == 8
 

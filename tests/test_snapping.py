@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smpr.inference import DecodeConfig, find_poses, load, look, snap, unmirror
+from smpr.inference import DecodeConfig, find_poses, load, predict_candidates, snap, unmirror
 from smpr.settings import SmprError
 from smpr.skeleton import COCO17, load_scene
 
@@ -87,8 +87,8 @@ def test_the_decoder_asks_for_the_heatmap_and_only_then():
 
 def test_a_mirrored_look_snaps_in_the_mirror():
     net, scene, config = load("rendered", "cpu"), load_scene(), DecodeConfig(snap=1.0)
-    here = look(net, scene.image, net.test.short, net.test.long, config=config)
-    there = look(
+    here = predict_candidates(net, scene.image, net.test.short, net.test.long, config=config)
+    there = predict_candidates(
         net,
         np.ascontiguousarray(scene.image[:, ::-1]),
         net.test.short,

@@ -15,7 +15,7 @@ import torch
 from smpr.evaluation import METRICS, check_results
 from smpr.experiments.findings import read_detections
 from smpr.experiments.frozen import freeze_features
-from smpr.experiments.frozen import test_sample as plain_sample
+from smpr.experiments.frozen import resized_sample as plain_sample
 from smpr.experiments.rows import RunOptions, make_scale, row_sets, start_state, train_head
 from smpr.experiments.runner import Job, plan, run_jobs
 from smpr.peers.keypoint_rcnn import (
@@ -77,11 +77,11 @@ def test_smoke_run_leaves_a_record(smoke):
 def test_results_are_coco_results(smoke):
     _, results, _ = smoke
     val = row_sets(make_scale("smoke"))[1]
-    sizes = {r.id: (r.width, r.height) for r in val.records}
+    sizes = {r.id: r.size for r in val.records}
     check_results(results, 17, set(sizes))
     assert results and all(sum(r["image_id"] == i for r in results) <= 20 for i in sizes)
     for r in results:
-        w, h = sizes[r["image_id"]]
+        h, w = sizes[r["image_id"]]
         assert (
             0 < r["score"] <= 1
             and all(-1 <= x <= w + 1 for x in r["keypoints"][::3])

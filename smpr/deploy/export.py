@@ -55,7 +55,7 @@ class Dense:
     person: Tensor  # (N, P) probability p
     confidence: Tensor  # (N, P) p*q
     strides: Tensor  # (P,) px; locations of one level have the same
-    heatmap: Tensor | None = None  # (N, K, h, w) logits of the finest level, for networks that snap
+    heatmap_logits: Tensor | None = None  # (N, K, h, w) logits of the finest level, for networks that snap
 
 # %% ../../nbs/deploy/export.ipynb #80feace6
 def snaps(net: SMPR) -> bool:
@@ -71,14 +71,14 @@ def dense_poses(
 ) -> Dense:
     "The poses of all locations and how likely they are."
     pred = net(net.normalize(images, sizes), snaps(net) if heatmap is None else heatmap)
-    p, c = confidence(pred.person, pred.score)
+    p, c = confidence(pred.person_logits, pred.score_logits)
     limit = (sizes.flip(1) - 1)[:, None, None].float()
     return Dense(
         torch.minimum(decode_pose(pred.pose, pred.locations, pred.strides).clamp(min=0), limit),
         p,
         c,
         pred.strides,
-        pred.heatmap,
+        pred.heatmap_logits,
     )
 
 # %% ../../nbs/deploy/export.ipynb #5106b853
@@ -139,7 +139,7 @@ class Deployed(nn.Module):
         sizes: Tensor,  # (N, 2) height and width inside the padding, px
     ) -> tuple[Tensor, ...]:  # the fields of Dense, in its order
         d = dense_poses(self.net, images, sizes, self.snaps)
-        return d.keypoints, d.person, d.confidence, d.strides, *((d.heatmap,) if self.snaps else ())
+        return d.keypoints, d.person, d.confidence, d.strides, *((d.heatmap_logits,) if self.snaps else ())
 
 # %% ../../nbs/deploy/export.ipynb #205179a0
 STEP = 32  # px; sides of the input are multiples of it
@@ -319,7 +319,7 @@ class Exported:
             )
         return Dense(*self.run(images.contiguous(), sizes))
 
-    def look(
+    def predict_candidates(
         self,
         image: np.ndarray,
         short: int,
@@ -328,11 +328,11 @@ class Exported:
         config: DecodeConfig = DecodeConfig(),
         bf16: bool = False,
     ) -> Candidates:
-        "As `smpr.inference.look`; always float32."
+        "As `smpr.inference.predict_candidates`; always float32."
         padded, size, factor = fit_picture(image, short, long, mirrored)
         d = self.dense(padded, torch.tensor([size]))
         best = best_locations(d.confidence[0], d.strides, config.level_top)
-        p, marks = d.person[0, best], None if d.heatmap is None else d.heatmap[0]
+        p, marks = d.person[0, best], None if d.heatmap_logits is None else d.heatmap_logits[0]
         k = place_keypoints(
             d.keypoints[0, best],
             p,
@@ -348,7 +348,7 @@ class Exported:
 
     def predict(self, source, config: TestConfig | None = None) -> Result | list[Result]:
         "As `smpr.inference.predict`: the people of a picture or of several. Raises SmprError."
-        return predict(self, source, config, Exported.look)
+        return predict(self, source, config, Exported.predict_candidates)
 
 # %% ../../nbs/deploy/export.ipynb #21f56154
 RUNNERS = {".onnx": onnx_runner, ".pt2": program_runner}
@@ -398,7 +398,7 @@ class Difference:
 
 def difference(a: Dense, b: Dense) -> Difference:
     "How far two answers to the same pictures are apart; infinitely, when they have other locations or NaN."
-    if not torch.equal(a.strides, b.strides) or (a.heatmap is None) != (b.heatmap is None):
+    if not torch.equal(a.strides, b.strides) or (a.heatmap_logits is None) != (b.heatmap_logits is None):
         return Difference(*[float("inf")] * 3)
     gap = (a.keypoints - b.keypoints).abs()
     parts = (
@@ -406,10 +406,15 @@ def difference(a: Dense, b: Dense) -> Difference:
         gap / a.strides[:, None, None],
         torch.stack([a.person - b.person, a.confidence - b.confidence]).abs(),
     )
-    if a.heatmap is not None:
+    if a.heatmap_logits is not None:
         parts = (
             *parts[:2],
-            torch.cat([parts[2].flatten(), (a.heatmap.sigmoid() - b.heatmap.sigmoid()).abs().flatten()]),
+            torch.cat(
+                [
+                    parts[2].flatten(),
+                    (a.heatmap_logits.sigmoid() - b.heatmap_logits.sigmoid()).abs().flatten(),
+                ]
+            ),
         )
     return Difference(*(float(p.nan_to_num(float("inf")).max()) for p in parts))
 

@@ -28,15 +28,15 @@ from ..assignment import Region
 from ..checkpoints import config_to_dict
 from ..data import PoseSet, load_set, set_hash
 from ..evaluation import METRICS, detect_set, evaluate
-from .findings import Findings, Look, Matches, collect, found_poses, match_detections
+from .findings import Findings, Matches, PictureOutput, collect, found_poses, match_detections
 from smpr.experiments.frozen import (
     FrozenFeatures,
     freeze_features,
     head_losses,
-    kept_looks,
-    picture_looks,
+    kept_outputs,
+    picture_outputs,
+    resized_sample,
     sample_picks,
-    test_sample,
     view_sample,
 )
 from .records import make_record
@@ -387,11 +387,11 @@ def run_row(
     net.load_state_dict(start, strict=False)
     work = _train_frozen if scale.frozen_features else _train_whole
     folder = settings.runs / experiment / f"{name}-{scale.name}-s{seed}"
-    looks, net, extra = work(net, config, scale, cache, train_set, val_set, folder, f"{name} seed {seed}")
+    outputs, net, extra = work(net, config, scale, cache, train_set, val_set, folder, f"{name} seed {seed}")
     every = max(len(val_set) * _per_picture(config) // 15_000, 1)
     dense = row in DENSE_ROWS if options.dense is None else options.dense
     findings = collect(
-        looks, val_set, net.sigmas, config.test.decode, config.assign, every if dense else None
+        outputs, val_set, net.sigmas, config.test.decode, config.assign, every if dense else None
     )
     if options.multi_scale:
         extra["multi_scale"] = multi_scale_metrics(net, val_set, config.test)
@@ -424,11 +424,11 @@ def measure_more(
     began = time.time()
     if scale.frozen_features:
         file = feature_files(net, config, scale, poses, poses, cache)[1]
-        looks = kept_looks(
+        outputs = kept_outputs(
             net,
             freeze_features(
                 net,
-                *test_sample(poses, config.test),
+                *resized_sample(poses, config.test),
                 config.data.pseudo_box,
                 file,
                 "features of further pictures",
@@ -437,8 +437,8 @@ def measure_more(
             config.test,
         )
     else:
-        looks = picture_looks(net, poses, config.test)
-    results = [e for look in looks for e in found_poses(look, net.sigmas, config.test.decode)[0]]
+        outputs = picture_outputs(net, poses, config.test)
+    results = [e for output in outputs for e in found_poses(output, net.sigmas, config.test.decode)[0]]
     metrics = evaluate(poses.annotations, results, poses.skeleton, [r.id for r in poses.records])
     return {
         "metrics": metrics,
@@ -480,7 +480,11 @@ def frozen_sets(
             "training features",
         ),
         freeze_features(
-            net, *test_sample(val_set, config.test), config.data.pseudo_box, val_file, "validation features"
+            net,
+            *resized_sample(val_set, config.test),
+            config.data.pseudo_box,
+            val_file,
+            "validation features",
         ),
     )
 
@@ -504,7 +508,7 @@ def _train_frozen(
     val_set: PoseSet,
     folder: Path,
     label: str,
-) -> tuple[Iterator[Look], SMPR, dict]:
+) -> tuple[Iterator[PictureOutput], SMPR, dict]:
     "Train a row on kept features; returns its predictions to come, its network, and what its record should know of the training."
     frozen, kept = frozen_sets(net, config, scale, train_set, val_set, cache)
     began, saved = time.time(), folder / "state.pt"
@@ -513,7 +517,7 @@ def _train_frozen(
     trained = time.time() - began
     net.load_state_dict(state)
     return (
-        kept_looks(net, kept, val_set, config.test),
+        kept_outputs(net, kept, val_set, config.test),
         net,
         {"train_seconds": round(trained, 1), "views": scale.views, "log": log},
     )
@@ -528,7 +532,7 @@ def _train_whole(
     val_set: PoseSet,
     folder: Path,
     label: str,
-) -> tuple[Iterator[Look], SMPR, dict]:
+) -> tuple[Iterator[PictureOutput], SMPR, dict]:
     "Train a row with its backbone (chapter 14); returns the same as `_train_frozen`."
     summary = train(
         config,
@@ -540,7 +544,7 @@ def _train_whole(
     )
     best = load_run(folder).to(net.mean.device)
     return (
-        picture_looks(best, val_set, config.test),
+        picture_outputs(best, val_set, config.test),
         best,
         {"train_seconds": summary["seconds"], "training": {k: v for k, v in summary.items() if k != "run"}},
     )
@@ -557,7 +561,7 @@ def prepare_features(
     if more := more_set(scale):
         freeze_features(
             net.eval(),
-            *test_sample(more, config.test),
+            *resized_sample(more, config.test),
             config.data.pseudo_box,
             feature_files(net, config, scale, more, more, cache)[1],
             "features of further pictures",

@@ -29,7 +29,7 @@ from ..batches import DrawSampler, TrainStream, collate, train_loader
 from ..data import PictureRecord, PoseSet, resize_factor
 from ..evaluation import coco_results, evaluate
 from ..experiments.findings import Confidence, Findings, true_oks
-from ..experiments.frozen import FrozenFeatures, sample_picks, test_sample
+from ..experiments.frozen import FrozenFeatures, resized_sample, sample_picks
 from ..experiments.records import make_record
 from smpr.experiments.rows import (
     Run,
@@ -174,7 +174,7 @@ class TopDown(SMPR):
         ):
             m.forward = partial(exact, m)
 
-    def look(
+    def forward_maps(
         self,
         maps: list[Tensor],  # of the backbone
         sizes: list[tuple[int, int]],  # height and width of each picture, px
@@ -197,7 +197,7 @@ class TopDown(SMPR):
     def forward(
         self, images: Tensor, sizes: list[tuple[int, int]], targets: list[dict] | None = None
     ) -> tuple[list[dict], dict[str, Tensor]]:
-        return self.look(self.backbone(images)[self.used], sizes, targets)
+        return self.forward_maps(self.backbone(images)[self.used], sizes, targets)
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #5bcaaa83
 STEP_RATIO = 1.0  # steps of the peer in the time of one step of our last row, both at scale mini on one core
@@ -233,7 +233,7 @@ def peer_losses(
         torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.train.bf16),
     ):
         torch.manual_seed(draw)
-        return net.look(maps, sizes, targets)[1]
+        return net.forward_maps(maps, sizes, targets)[1]
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #2d935a0f
 def kept_losses(net: TopDown, frozen: FrozenFeatures, config: Config, step: int) -> dict[str, Tensor]:
@@ -285,10 +285,10 @@ def kept_people(
     for start in range(0, len(frozen), 16):
         picks = list(range(start, min(start + 16, len(frozen))))
         records = [poses.records[i] for i in picks]
-        factors = [resize_factor(r.width, r.height, config.short, config.long) for r in records]
+        factors = [resize_factor(r.size, config.short, config.long) for r in records]
         sizes = [(int(r.height * f + 0.5), int(r.width * f + 0.5)) for r, f in zip(records, factors)]
         with torch.autocast(net.mean.device.type, dtype=torch.bfloat16):
-            found, _ = net.look([m.to(net.mean.device) for m in frozen.maps(picks)], sizes)
+            found, _ = net.forward_maps([m.to(net.mean.device) for m in frozen.maps(picks)], sizes)
         yield from zip(records, found, factors, strict=True)
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #f160a79d
@@ -297,7 +297,7 @@ def picture_people(
     net: TopDown, poses: PoseSet, config: TestConfig
 ) -> Iterator[tuple[PictureRecord, dict, float]]:
     "The same for pictures, one by one through the whole network."
-    sample, count = test_sample(poses, config)
+    sample, count = resized_sample(poses, config)
     net.eval()
     for i in tqdm(range(count), desc="testing", mininterval=5):
         batch, r = collate([sample(i)]), poses.records[i]
@@ -306,7 +306,7 @@ def picture_people(
         )
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.bf16):
             found, _ = net(x, [tuple(batch.sizes[0].tolist())])
-        yield r, found[0], resize_factor(r.width, r.height, config.short, config.long)
+        yield r, found[0], resize_factor(r.size, config.short, config.long)
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #7182816e
 def peer_findings(

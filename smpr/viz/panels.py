@@ -44,13 +44,13 @@ def as_png(figure: Figure) -> bytes:
 # %% ../../nbs/viz/panels.ipynb #4b42f55a
 def _control(spec, widgets):
     "The control of one dataclass field."
-    look = {"description": spec.name.replace("_", " "), "style": {"description_width": "8em"}}
+    common = {"description": spec.name.replace("_", " "), "style": {"description_width": "8em"}}
     if isinstance(spec.default, StrEnum):
         return widgets.ToggleButtons(
-            options=[(str(m), m) for m in type(spec.default)], value=spec.default, **look
+            options=[(str(m), m) for m in type(spec.default)], value=spec.default, **common
         )
     make = widgets.IntSlider if isinstance(spec.default, int) else widgets.FloatSlider
-    return make(value=spec.default, layout=widgets.Layout(width="min(30em, 95%)"), **spec.metadata, **look)
+    return make(value=spec.default, layout=widgets.Layout(width="min(30em, 95%)"), **spec.metadata, **common)
 
 # %% ../../nbs/viz/panels.ipynb #c7bf93ce
 @dataclass(frozen=True)

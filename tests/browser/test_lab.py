@@ -14,7 +14,7 @@ from PIL import Image
 from smpr.assignment import AssignChoices, assign_scene, draw_choices
 from smpr.data import load_set
 from smpr.evaluation import PickChoices, detect_set, draw_pick, pick, score_vs_oks
-from smpr.inference import ListChoices, draw_list, load, look, thin_out
+from smpr.inference import ListChoices, draw_list, load, predict_candidates, thin_out
 from smpr.settings import load_settings
 from smpr.skeleton import load_scene
 from smpr.viz.panels import as_png
@@ -138,7 +138,9 @@ def test_assignment(open_panel):
 
 def test_inference(open_panel):
     shown, scene, model = open_panel("11_inference"), load_scene(), load("rendered", "cpu")
-    found = look(model, scene.image, model.test.short, model.test.long, config=model.test.decode)
+    found = predict_candidates(
+        model, scene.image, model.test.short, model.test.long, config=model.test.decode
+    )
     now = moved(
         shown, "score threshold", 0.4, lambda choices: draw_list(choices, scene.image, found), ListChoices()
     )

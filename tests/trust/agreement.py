@@ -99,7 +99,7 @@ def pictures(count: int) -> list[np.ndarray]:
     "The first validation pictures; all of one size."
     folder = load_settings().data / "val"
     poses = load_set(folder / "images", folder / "person_keypoints.json")
-    return [read_image(poses.images / r.file, (r.width, r.height)) for r in poses.records[:count]]
+    return [read_image(poses.images / r.file, r.size) for r in poses.records[:count]]
 
 
 def look_at(

@@ -93,7 +93,7 @@ def read(path: Path, size: tuple[int, int] | None) -> str | None:
         or found.ndim != 3
         or found.shape[2] != 3
         or size
-        and found.shape[1::-1] != tuple(size)
+        and found.shape[:2] != tuple(size)
     ):
         return f"{found.shape} {found.dtype}"
 
@@ -123,7 +123,7 @@ def picture_cases(folder: Path, cuts: int = 12, flips: int = 24) -> Iterator[Cas
         path.write_bytes(content)
         return path
 
-    def case(name: str, path: Path, size: tuple[int, int] | None = (W, H)) -> Case:
+    def case(name: str, path: Path, size: tuple[int, int] | None = (H, W)) -> Case:
         return Case(f"picture {name}", lambda: read(path, size), (path.name[:40],))
 
     rng = np.random.default_rng(0)
@@ -146,7 +146,7 @@ def picture_cases(folder: Path, cuts: int = 12, flips: int = 24) -> Iterator[Cas
         yield case(f"{suffix} with text after it", file(f"more.{suffix}", whole + b"and more" * 40))
         yield case(f"{suffix} of zero bytes only", file(f"zero.{suffix}", bytes(500)))
         yield case(f"{suffix} of noise", file(f"noise.{suffix}", rng.bytes(500)))
-        yield case(f"{suffix}, another size in the record", folder / f"whole.{suffix}", (W + 1, H))
+        yield case(f"{suffix}, another size in the record", folder / f"whole.{suffix}", (H, W + 1))
     for mode, suffix in (
         ("L", "png"),
         ("LA", "png"),
@@ -171,10 +171,10 @@ def picture_cases(folder: Path, cuts: int = 12, flips: int = 24) -> Iterator[Cas
         note = Image.Exif()
         note[0x0112] = turn
         noise().save(folder / f"turn{turn}.jpg", exif=note)
-        for size in ((W, H), (H, W)):
+        for size in ((H, W), (W, H)):
             yield case(f"EXIF {turn} for {size}", folder / f"turn{turn}.jpg", size)
     for kind in ("png", "bmp", "gif"):
-        for size in (None, (W, H), (60_000, 60_000)):
+        for size in (None, (H, W), (60_000, 60_000)):
             yield case(
                 f"{kind} that promises 60000 px, record {size}", file(f"huge.{kind}", huge(kind)), size
             )
