@@ -1,10 +1,15 @@
-"""How fast smpr is: every row pairs ours with the naive version of its chapter, with torchvision or with the machine's limit.
+"""How fast smpr is: every row pairs ours with the naive version of its chapter, with torchvision or with the
+machine's limit.
 
-    python benchmarks/bench.py [--device auto] [--rounds 7] [--only deform,targets,nms,inference,export,limit,step,widgets,growth]
+    python benchmarks/bench.py [--device auto] [--rounds 7] [--only
+    deform,targets,nms,inference,export,limit,step,widgets,growth]
 
-Pairs run in turns (A B A B), the median counts. Writes figures/results/bench_<cpu or gpu>.json after every section, and figures/bench/:
-the table in Markdown, a chart of every ratio, inference time against persons, and how time and memory grow. With --only, the other
-sections' rows stay as they were measured. Rows that need a GPU read 'not run' with the command that fills them. Leave the machine alone meanwhile."""
+Pairs run in turns (A B A B), the median counts. Writes figures/results/bench_<cpu or gpu>.json after every
+section, and figures/bench/:
+the table in Markdown, a chart of every ratio, inference time against persons, and how time and memory grow.
+With --only, the other
+sections' rows stay as they were measured. Rows that need a GPU read 'not run' with the command that fills
+them. Leave the machine alone meanwhile."""
 
 import argparse
 import json
@@ -45,7 +50,9 @@ def whole_table(figures: Path) -> list[Line]:
             r["before"]["seconds"],
             r["ratio"],
             2.0,
-            note=f"measured apart by `smpr reproduce`; last row AP {now['AP']['pafpn']:.1f}, with the older recipe on the same pictures {same['AP']['pafpn']:.1f} in {same['seconds']:.0f} s",
+            note=f"measured apart by `smpr reproduce`; last row AP {now['AP']['pafpn']:.1f}, "
+            f"with the older recipe on the same pictures {same['AP']['pafpn']:.1f} "
+            f"in {same['seconds']:.0f} s",
         )
     ]
 
@@ -65,17 +72,21 @@ def table(record: dict) -> str:
         "| what | ours | against | theirs | ratio | aim | |",
         "|---|---|---|---|---|---|---|",
     ]
-    shown = lambda l: (
-        ("not run" if l.ratio is None else f"{l.ratio:.2f}", f"{l.aim:g}", l.verdict)
-        if l.aim
-        else ("" if l.ratio is None else f"{l.ratio:.2f}", "", "")
-    )
+
+    def shown(l):
+        return (
+            ("not run" if l.ratio is None else f"{l.ratio:.2f}", f"{l.aim:g}", l.verdict)
+            if l.aim
+            else ("" if l.ratio is None else f"{l.ratio:.2f}", "", "")
+        )
+
     rows = []
     for l in lines:
         ratio, aim, verdict = shown(l)
-        rows.append(
-            f"| {l.what} | {number(l.ours, l.unit)} | {l.against} | {number(l.theirs, l.unit) if l.theirs or not l.ours else ''} | {ratio} | {aim} | {'; '.join(t for t in (verdict, l.note) if t)} |"
-        )
+        theirs = number(l.theirs, l.unit) if l.theirs or not l.ours else ""
+        remark = "; ".join(t for t in (verdict, l.note) if t)
+        cells = (l.what, number(l.ours, l.unit), l.against, theirs, ratio, aim, remark)
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(head + rows) + "\n"
 
 
@@ -167,17 +178,19 @@ def main() -> None:
     }
     for name in names:
         start = time.time()
-        here = lambda: environment() | {"wall_seconds": round(time.time() - start, 1)}
+
+        def here():
+            return environment() | {"wall_seconds": round(time.time() - start, 1)}
+
         if name == "growth":
             record["growth"] = {"series": measure_growth(device)} | here()
         else:
             lines = []
             for line in SECTIONS[name](device, a.rounds):
                 lines.append(asdict(line))
-                print(
-                    f"{line.what}: {number(line.ours, line.unit)}, {number(line.theirs, line.unit)}, ratio {line.ratio if line.ratio is None else round(line.ratio, 3)} (aim {line.aim:g}) {line.note}",
-                    flush=True,
-                )
+                times = f"{number(line.ours, line.unit)}, {number(line.theirs, line.unit)}"
+                ratio = None if line.ratio is None else round(line.ratio, 3)
+                print(f"{line.what}: {times}, ratio {ratio} (aim {line.aim:g}) {line.note}", flush=True)
             record["sections"][name] = {"lines": lines} | here()
         record["sections"] = {n: record["sections"][n] for n in SECTIONS if n in record["sections"]}
         write(record, kind, figures)

@@ -1,4 +1,5 @@
-"""How time and memory grow with picture size, persons, batch and keypoints: does anything grow faster than linearly?
+"""How time and memory grow with picture size, persons, batch and keypoints: does anything grow faster than
+linearly?
 
 python benchmarks/bench_growth.py STEP VALUE      (one point, in a process of its own; prints JSON)"""
 
@@ -101,10 +102,8 @@ def measure_growth(device: torch.device) -> dict:
                 for q in ("seconds", "mib")
             },
         }
-        print(
-            f"{g.what} against {g.axis}: exponents {', '.join(f'{q} {s:.2f}' for q, s in series[name]['slopes'].items())}",
-            flush=True,
-        )
+        exponents = ", ".join(f"{q} {s:.2f}" for q, s in series[name]["slopes"].items())
+        print(f"{g.what} against {g.axis}: exponents {exponents}", flush=True)
     return series
 
 

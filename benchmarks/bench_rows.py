@@ -1,4 +1,5 @@
-"""The rows of the bench: each function pairs ours with a naive version, with torchvision or with the machine's limit. `bench.py` runs them."""
+"""The rows of the bench: each function pairs ours with a naive version, with torchvision or with the
+machine's limit. `bench.py` runs them."""
 
 import math
 import time
@@ -120,7 +121,8 @@ def deform_lines(device: torch.device, rounds: int) -> Iterator[Line]:
                 "torchvision",
                 race(ours, theirs, device, rounds),
                 aim,
-                f"{right}{str(dtype)[6:]}; {f'path taken: {path}; ' if gpu else ''}largest relative difference of values and gradients {max(gaps):.0e}",
+                f"{right}{str(dtype)[6:]}; {f'path taken: {path}; ' if gpu else ''}"
+                f"largest relative difference of values and gradients {max(gaps):.0e}",
             )
         if gpu:
             mine, other = peak_mib(ours, device), peak_mib(theirs, device)
@@ -205,9 +207,10 @@ def target_lines(device: torch.device, rounds: int) -> Iterator[Line]:
         slow(lambda: assign(locations, strides, people.boxes, STRIDES, config)),
         slow(lambda: oks_loop(*lists)),
     )
-    line = lambda what, ours, theirs, note="naive version timed once": versus(
-        what, "the chapter's naive version", (ours, theirs), 100, note
-    )
+
+    def line(what, ours, theirs, note="naive version timed once"):
+        return versus(what, "the chapter's naive version", (ours, theirs), 100, note)
+
     yield line(
         f"first-stage assignment, {len(locations):,} locations x 20 persons",
         fast(lambda: assign_regions(locations, strides, people.boxes, STRIDES, config)),
@@ -263,7 +266,8 @@ PERSONS = {
 
 
 def inference_lines(device: torch.device, rounds: int) -> Iterator[Line]:
-    "A picture to poses: ours beside Keypoint R-CNN, both with random weights and as many people kept as the row says."
+    """A picture to poses: ours beside Keypoint R-CNN, both with random weights and as many people kept as the
+    row says."""
     torch.manual_seed(0)
     ours = SMPR(ModelConfig(neck=NeckName.FPN)).to(device, memory_format=torch.channels_last).eval()
     fold_norms(ours.backbone), quick_convs(ours.neck), quick_convs(ours.head)  # as `load` does
@@ -309,7 +313,8 @@ def inference_lines(device: torch.device, rounds: int) -> Iterator[Line]:
 
 
 def export_lines(device: torch.device, rounds: int) -> Iterator[Line]:
-    "A padded picture to dense poses, without the selection: PyTorch beside the exported files. On the CPU, whatever the device of the other rows."
+    """A padded picture to dense poses, without the selection: PyTorch beside the exported files. On the CPU,
+    whatever the device of the other rows."""
     torch.manual_seed(0)
     large = SMPR(ModelConfig(neck=NeckName.FPN)).to(memory_format=torch.channels_last).eval()
     fold_norms(large.backbone), quick_convs(large.neck), quick_convs(large.head)  # as `load` does
@@ -334,11 +339,15 @@ def export_lines(device: torch.device, rounds: int) -> Iterator[Line]:
                     lambda: file.dense(images, sizes), plain, rounds=3 if net is large else rounds, warm=1
                 )
                 yield versus(
-                    f"dense poses of one picture, {name}, {'x'.join(map(str, size))}, {'ONNX Runtime' if kind == '.onnx' else kind}",
+                    f"dense poses of one picture, {name}, {'x'.join(map(str, size))}, "
+                    f"{'ONNX Runtime' if kind == '.onnx' else kind}",
                     "PyTorch, eager, norms folded, channels last",
                     times,
                     0.0,
-                    f"{torch.get_num_threads()} threads each; {'graph for this size alone' if net is large else 'graph for any size'}; without selection; largest difference {found.strides:.0e} strides, {found.probability:.0e} of a probability",
+                    f"{torch.get_num_threads()} threads each; "
+                    f"{'graph for this size alone' if net is large else 'graph for any size'}; "
+                    f"without selection; largest difference {found.strides:.0e} strides, "
+                    f"{found.probability:.0e} of a probability",
                 )
 
 
@@ -398,7 +407,8 @@ def limit_lines(device: torch.device, rounds: int) -> Iterator[Line]:
 
 @contextmanager
 def plain_parts() -> Iterator[None]:
-    "Inside, smpr uses torchvision's deformable convolution and finds its targets with the loops of the chapters."
+    """Inside, smpr uses torchvision's deformable convolution and finds its targets with the loops of the
+    chapters."""
     assign, oks_loop, (classes_loop, _) = chapter_loops()
 
     def targets(
@@ -441,7 +451,8 @@ def embedded(split: str, count: int) -> PoseSet:
 
 
 def step_lines(device: torch.device, rounds: int) -> Iterator[Line]:
-    "The mini training step (kept features) beside the plain one; its targets; and the loader beside the step of the small network that it feeds."
+    """The mini training step (kept features) beside the plain one; its targets; and the loader beside the
+    step of the small network that it feeds."""
     scale = make_scale("mini")
     config = row_config(Row.PAFPN, scale.config)
     plain = replace(config, train=replace(config.train, bf16=False))
@@ -456,7 +467,9 @@ def step_lines(device: torch.device, rounds: int) -> Iterator[Line]:
             )
             parts = torch.nn.ModuleList([net.neck, net.head]).train()
             states.append((HeadState(net, make_optimizer(parts, c.train), Ema(net, c.train.ema)), parts))
-        quick = lambda: head_step(*states[0], frozen, config)
+
+        def quick():
+            return head_step(*states[0], frozen, config)
 
         def slow():
             with plain_parts():
@@ -475,15 +488,18 @@ def step_lines(device: torch.device, rounds: int) -> Iterator[Line]:
             level_sizes(config.data.short, config.data.long, config.model.strides), config.model.strides
         )
         pred = random_predictions(len(people), locations, strides, config.model.strides)
-        both = lambda: (
-            stack_targets(pred, people, torch.tensor(COCO17.sigmas), config.assign),
-            heatmap_targets(
-                people,
-                level_sizes(config.data.short, config.data.long, config.model.strides)[0],
-                config.model.strides[0],
-                COCO17.K,
-            ),
-        )
+
+        def both():
+            return (
+                stack_targets(pred, people, torch.tensor(COCO17.sigmas), config.assign),
+                heatmap_targets(
+                    people,
+                    level_sizes(config.data.short, config.data.long, config.model.strides)[0],
+                    config.model.strides[0],
+                    COCO17.K,
+                ),
+            )
+
         yield Line(
             "all targets of the mini training step",
             "the step",
@@ -535,7 +551,8 @@ def loader_lines(device: torch.device, rounds: int) -> Iterator[Line]:
         None,
         None,
         0.0,
-        note=f"pictures of 320x240 enlarged; 12 workers give {12 / each:.0f} pictures/s; the GPU step it feeds is not run",
+        note=f"pictures of 320x240 enlarged; 12 workers give {12 / each:.0f} pictures/s; "
+        f"the GPU step it feeds is not run",
     )
 
 
@@ -567,11 +584,15 @@ def panel_drawings() -> dict[str, tuple[Callable, type]]:
 
 
 def widget_lines(device: torch.device, rounds: int) -> Iterator[Line]:
-    "One redraw of each panel of the chapters, PNG included, as it opens and at the slowest corner of its sliders."
+    """One redraw of each panel of the chapters, PNG included, as it opens and at the slowest corner of its
+    sliders."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for chapter, (draw, choices) in panel_drawings().items():
-        redraw = lambda c: as_png(draw(c))
+
+        def redraw(c):
+            return as_png(draw(c))
+
         redraw(choices())
         slowest = max(
             (c for c in corners(choices) if not getattr(c, "scene", 0)), key=lambda c: busy(lambda: redraw(c))

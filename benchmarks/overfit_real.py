@@ -2,9 +2,12 @@
 
     python benchmarks/overfit_real.py [--coco ../shared/coco/train] [--steps 1200]
 
-Sixteen real pictures with two or more people each (persons of at least 32x32 px, no crowds, landscape), a frozen ImageNet backbone,
-neck and head trained on these sixteen without augmentation, AP on the same sixteen. The L1 losses are not weighted by OKS: the weight
-starves people whose first poses are poor, and with it eight of the 63 people were never learnt (AP 0.86 instead of 0.96). A loss, target or decoding that is subtly wrong
+Sixteen real pictures with two or more people each (persons of at least 32x32 px, no crowds, landscape), a
+frozen ImageNet backbone,
+neck and head trained on these sixteen without augmentation, AP on the same sixteen. The L1 losses are not
+weighted by OKS: the weight
+starves people whose first poses are poor, and with it eight of the 63 people were never learnt (AP 0.86
+instead of 0.96). A loss, target or decoding that is subtly wrong
 cannot pass: AP averages thresholds up to OKS 0.95. Writes figures/results/overfit_real.json."""
 
 import argparse
@@ -29,7 +32,8 @@ from smpr.update import Config, small_config
 
 
 def choose(poses: PoseSet, count: int) -> PoseSet:
-    "The first `count` landscape pictures with two or more people, all of at least 32x32 px and fit for training, and no crowds."
+    """The first `count` landscape pictures with two or more people, all of at least 32x32 px and fit for
+    training, and no crowds."""
 
     def fits(r) -> bool:
         labelled = (r.keypoints[..., 2] > 0).any(1)

@@ -1,9 +1,12 @@
-"""Everything that is said about a network on real pictures, measured once: the validation pictures are not for choosing.
+"""Everything that is said about a network on real pictures, measured once: the validation pictures are not
+for choosing.
 
     python benchmarks/real_model.py [WEIGHTS] [--coco ../shared/coco]
 
-WEIGHTS is a shipped name or a .safetensors file (default: real). Measures the ten COCO numbers at several input sizes, mirrored, and with several
-sizes together; what perfect scoring of the same poses would give; AP by kind of person, for the peer's published detections too. Writes
+WEIGHTS is a shipped name or a .safetensors file (default: real). Measures the ten COCO numbers at several
+input sizes, mirrored, and with several
+sizes together; what perfect scoring of the same poses would give; AP by kind of person, for the peer's
+published detections too. Writes
 figures/results/real/model.json, the detections and a sample of dense predictions beside it."""
 
 import argparse
@@ -31,9 +34,12 @@ SHORT_SIDES = (256, 320, 384, 448, 512, 576)  # px; the longer side may be 1.6 t
 
 def at_sizes(net: SMPR, poses: PoseSet) -> dict[str, dict]:
     "The ten numbers at each input size, then mirrored and with several sizes at the shipped one."
-    numbers = lambda config: evaluate(
-        poses.annotations, detect_set(net, poses, config), poses.skeleton, [r.id for r in poses.records]
-    )
+
+    def numbers(config):
+        return evaluate(
+            poses.annotations, detect_set(net, poses, config), poses.skeleton, [r.id for r in poses.records]
+        )
+
     out = {}
     for short in SHORT_SIDES:
         began = time.time()

@@ -1,11 +1,17 @@
-"""One rung of the ladder of real people: train a recipe on photographs (or take a trained one), measure it on the dev split, write a record.
+"""One rung of the ladder of real people: train a recipe on photographs (or take a trained one), measure it on
+the dev split, write a record.
 
-    python benchmarks/real_people.py NAME --rung 3 --change "people at half to twice their size" --against start --steps 600 --data.zoom 0.5,2.0
-    python benchmarks/real_people.py NAME --rung 9 --change "mirrored, too" --against long --of runs/real/long --flip
+    python benchmarks/real_people.py NAME --rung 3 --change "people at half to twice their size" --against
+    start --steps 600 --data.zoom 0.5,2.0
+    python benchmarks/real_people.py NAME --rung 9 --change "mirrored, too" --against long --of runs/real/long
+    --flip
 
-The first kind trains `real_config` with the changes given as --section.field VALUE (as in `smpr train`), resumes a cut run, and stops, saved,
-after --minutes (run it again to go on). Under torchrun several processes share the work. Pictures: --coco/train without the dev split of
-`smpr.beyond.real_people.split_dev`; --rendered adds rendered people. The record is figures/results/real/<rung>-<name>.json."""
+The first kind trains `real_config` with the changes given as --section.field VALUE (as in `smpr train`),
+resumes a cut run, and stops, saved,
+after --minutes (run it again to go on). Under torchrun several processes share the work. Pictures:
+--coco/train without the dev split of
+`smpr.beyond.real_people.split_dev`; --rendered adds rendered people. The record is
+figures/results/real/<rung>-<name>.json."""
 
 import argparse
 import json

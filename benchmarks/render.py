@@ -1,9 +1,12 @@
 """What the generator of rendered people costs, and how its people compare with COCO's.
 
-    python benchmarks/render.py [--count 300] [--coco ../shared/coco/train/person_keypoints.json] [--prototype ../shared/synth/train/person_keypoints.json]
+    python benchmarks/render.py [--count 300] [--coco ../shared/coco/train/person_keypoints.json] [--prototype
+    ../shared/synth/train/person_keypoints.json]
 
-Writes figures/results/rendered_statistics.json (speed, memory, same bytes, statistics of each set) and the contact sheet figures/rendered_sheet.jpg.
-Of a COCO set whose images name `coco_split`, only the val2017 part counts: there every person has a box. Needs pip install 'smpr[render]'."""
+Writes figures/results/rendered_statistics.json (speed, memory, same bytes, statistics of each set) and the
+contact sheet figures/rendered_sheet.jpg.
+Of a COCO set whose images name `coco_split`, only the val2017 part counts: there every person has a box.
+Needs pip install 'smpr[render]'."""
 
 import argparse
 import hashlib
@@ -30,7 +33,8 @@ from smpr.skeleton import COCO17
 
 
 def cost(count: int) -> dict:
-    "Seconds of one core for a picture, and memory after a third and after all of them, of a process that does nothing else."
+    """Seconds of one core for a picture, and memory after a third and after all of them, of a process that
+    does nothing else."""
     render_picture(body_model(), RenderConfig(), 99, 0)
     began, peaks = time.process_time(), []
     for n in range(count):

@@ -2,9 +2,12 @@
 
     python benchmarks/scaling.py [--steps 20] [--rounds 2] [--batch 8] [--threads 1] [--device cpu]
 
-The training step of the small network (forward, losses, backward, averaging of gradients, update) on batches that lie in memory,
-by one process and by two that torchrun starts, each with the same number of pictures a step: gloo between CPU processes, NCCL between
-two GPUs. One and two take turns, so that a machine that slows down slows both. Efficiency is the rate of two over twice the rate of one. Writes figures/results/scaling_cpu.json or scaling_gpu.json."""
+The training step of the small network (forward, losses, backward, averaging of gradients, update) on batches
+that lie in memory,
+by one process and by two that torchrun starts, each with the same number of pictures a step: gloo between CPU
+processes, NCCL between
+two GPUs. One and two take turns, so that a machine that slows down slows both. Efficiency is the rate of two
+over twice the rate of one. Writes figures/results/scaling_cpu.json or scaling_gpu.json."""
 
 import argparse
 import json
@@ -29,7 +32,8 @@ WARM = 3  # steps before the clock starts: memory is allocated, kernels are chos
 
 
 def measure(a: argparse.Namespace) -> None:
-    "What each process does: the same number of steps as all others; the first one writes seconds of each step."
+    """What each process does: the same number of steps as all others; the first one writes seconds of each
+    step."""
     torch.set_num_threads(a.threads)
     folder = load_settings().data / "train"
     people = load_set(folder / "images", folder / "person_keypoints.json")
@@ -160,7 +164,8 @@ def main() -> None:
         json.dumps(record, indent=1) + "\n",
     )
     print(
-        f"one {one['pictures_per_second']} pictures/s, two {two['pictures_per_second']} pictures/s, efficiency {record['efficiency']:.2f} -> {path}"
+        f"one {one['pictures_per_second']} pictures/s, two {two['pictures_per_second']} pictures/s, "
+        f"efficiency {record['efficiency']:.2f} -> {path}"
     )
 
 

@@ -1,9 +1,12 @@
 """Pack a rung of the ladder as the shipped weights `real`, measure them, write their card.
 
-    python benchmarks/ship_real.py NAME [--test.short 448 --test.long 717 --test.decode.snap 1] [--coco ../shared/coco]
+    python benchmarks/ship_real.py NAME [--test.short 448 --test.long 717 --test.decode.snap 1] [--coco
+    ../shared/coco]
 
-NAME is a rung that benchmarks/real_people.py trained; its record says how, its run has the weights. The test settings are chosen on the dev split
-before. Writes smpr/assets/real.safetensors (16-bit, the card inside), measures everything by benchmarks/real_model.py on the 300 validation
+NAME is a rung that benchmarks/real_people.py trained; its record says how, its run has the weights. The test
+settings are chosen on the dev split
+before. Writes smpr/assets/real.safetensors (16-bit, the card inside), measures everything by
+benchmarks/real_model.py on the 300 validation
 pictures, and writes smpr/assets/real.md from both records; with --card only that."""
 
 import argparse
@@ -57,7 +60,7 @@ Scored by the true OKS instead of its own scores, the same poses have AP {oracle
 - It was never tried on other animals, drawings or medical pictures, and it must not be used to decide anything about a person.
 
 What each part of the recipe gave: the ladder in [nbs/beyond/real_people.ipynb](../../nbs/beyond/real_people.ipynb).
-"""
+"""  # noqa: E501  (rows of Markdown)
 
 
 def row(name: str, m: dict, *more: str) -> str:
@@ -122,7 +125,8 @@ def write_card(path: Path, rung: dict, record: dict, real: PoseSet) -> None:
             val_hash=record["data"]["val"],
             short=test["short"],
             long=test["long"],
-            snap=f", keypoints snapped to the heatmap (width {test['decode']['snap']:g}, power {test['decode']['snap_power']:g})"
+            snap=f", keypoints snapped to the heatmap (width {test['decode']['snap']:g}, "
+            f"power {test['decode']['snap_power']:g})"
             if test["decode"].get("snap")
             else "",
             vote=f", candidates vote from an OKS of {test['decode']['vote']}"

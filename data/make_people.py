@@ -1,12 +1,17 @@
-"""Build data/people: render the pictures (rendering/people; needs pip install 'smpr[render]'), then make them small.
+"""Build data/people: render the pictures (rendering/people; needs pip install 'smpr[render]'), then make them
+small.
 
     python data/make_people.py data/people [--train 2000] [--val 500] [--quality 58] [--workers 2]
 
-Training pictures have seed 1000, validation pictures seed 1001. Same command, same bytes; an interrupted one goes on.
-With --more 1000 only so many further validation pictures are made (seed 1002, folder `more`, not part of the project): where they lie,
+Training pictures have seed 1000, validation pictures seed 1001. Same command, same bytes; an interrupted one
+goes on.
+With --more 1000 only so many further validation pictures are made (seed 1002, folder `more`, not part of the
+project): where they lie,
 `smpr reproduce` measures every row on them, too.
-With --source DIR nothing is rendered: DIR holds train/ and val/, each with images/ and person_keypoints.json. --scene N makes validation
-picture N the scene of the chapters. Pictures become WebP; masks are left out (areas are exact and stay); the card's numbers are counted here."""
+With --source DIR nothing is rendered: DIR holds train/ and val/, each with images/ and person_keypoints.json.
+--scene N makes validation
+picture N the scene of the chapters. Pictures become WebP; masks are left out (areas are exact and stay); the
+card's numbers are counted here."""
 
 import argparse
 import json
@@ -55,7 +60,7 @@ Faces without expression, straight fingers and empty hands, hair like a helmet, 
 other or through a seat, one lamp or sun without reflections, rooms without small things; people of under a third of the picture's height are
 mostly too small to be labelled.
 AP measured on these pictures says nothing about photographs: label it `rendered`.
-"""
+"""  # noqa: E501  (the text of data/people/README.md)
 
 
 def count(data: dict) -> dict:
@@ -82,7 +87,10 @@ def compact(data: dict, n: int | None) -> dict:
     "The annotations of the first `n` pictures without masks, numbers as short as COCO's."
     images = sorted(data["images"], key=lambda im: im["id"])[:n]
     ids = {im["id"] for im in images}
-    short = lambda x: int(x) if float(x).is_integer() else round(float(x), 2)
+
+    def short(x):
+        return int(x) if float(x).is_integer() else round(float(x), 2)
+
     people = [
         {
             "id": a["id"],

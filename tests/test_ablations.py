@@ -1,4 +1,5 @@
-"""The experiment machinery: parameters, records, tables, and the notebook whose form must match the configuration."""
+"""The experiment machinery: parameters, records, tables, and the notebook whose form must match the
+configuration."""
 
 import json
 import os
@@ -37,7 +38,7 @@ def record(row: str, seed: int, ap: float) -> dict:
         "row": row,
         "scale": "mini",
         "seed": seed,
-        "metrics": {c: ap for c in COLUMNS},
+        "metrics": dict.fromkeys(COLUMNS, ap),
     }
 
 
@@ -215,11 +216,15 @@ def test_plans_name_every_run_once():
 
 
 def test_killed_run_goes_on_bit_for_bit(tmp_path):
-    "A run killed by SIGKILL after its first saved state and started again leaves the record and detections of an unbroken one."
+    """A run killed by SIGKILL after its first saved state and started again leaves the record and detections
+    of an unbroken one."""
     program = (
-        "import sys; from pathlib import Path; from dataclasses import replace; from smpr.experiments.records import write_record; from smpr.experiments.rows import *; from smpr.experiments import rows as ablations\n"
+        "import sys; from pathlib import Path; from dataclasses import replace\n"
+        "from smpr.experiments.records import write_record\n"
+        "from smpr.experiments.rows import *; from smpr.experiments import rows as ablations\n"
         "ablations.train_head.__defaults__ = (*ablations.train_head.__defaults__[:-1], 2)\n"
-        "s = make_scale('smoke'); c = row_config('psm', s.config); c = replace(c, train=replace(c.train, steps=int(sys.argv[1])))\n"
+        "s = make_scale('smoke'); c = row_config('psm', s.config)\n"
+        "c = replace(c, train=replace(c.train, steps=int(sys.argv[1])))\n"
         "r = run_row('t', 'psm', s, 0, c); print(write_record(r.record, Path(sys.argv[2]), r.findings))\n"
     )
 

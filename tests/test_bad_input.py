@@ -1,4 +1,5 @@
-"""Whatever is wrong with pictures, annotations or results: one line that names it and says what to do, never a traceback."""
+"""Whatever is wrong with pictures, annotations or results: one line that names it and says what to do, never
+a traceback."""
 
 import json
 import os
@@ -36,16 +37,19 @@ ADVICE = (
 
 def good() -> dict:
     "A correct set of two pictures and two persons."
-    person = lambda id, image: {
-        "id": id,
-        "image_id": image,
-        "category_id": 1,
-        "iscrowd": 0,
-        "area": 900,
-        "bbox": [20, 10, 40, 60],
-        "num_keypoints": 17,
-        "keypoints": list(POSE),
-    }
+
+    def person(id, image):
+        return {
+            "id": id,
+            "image_id": image,
+            "category_id": 1,
+            "iscrowd": 0,
+            "area": 900,
+            "bbox": [20, 10, 40, 60],
+            "num_keypoints": 17,
+            "keypoints": list(POSE),
+        }
+
     return {
         "images": [{"id": i, "file_name": f"{i}.png", "width": 80, "height": 90} for i in (1, 2)],
         "annotations": [person(11, 1), person(12, 2)],
@@ -199,7 +203,8 @@ def test_bad_pictures(tmp_path, change_file):
 @pytest.mark.parametrize("cut", range(1, 10))
 @pytest.mark.parametrize("suffix", ("png", "jpg", "webp", "gif", "bmp", "tif"))
 def test_truncated_anywhere(tmp_path, suffix, cut):
-    "A picture that ends after any tenth of its bytes is named, or (some decoders forgive the end) read at its size."
+    """A picture that ends after any tenth of its bytes is named, or (some decoders forgive the end) read at
+    its size."""
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8)).save(path)
     whole = path.read_bytes()

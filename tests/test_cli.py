@@ -1,4 +1,5 @@
-"""The command `smpr`: every subcommand on tiny data, and every kind of bad input in one line with exit code 2."""
+"""The command `smpr`: every subcommand on tiny data, and every kind of bad input in one line with exit code
+2."""
 
 import errno
 import json
@@ -144,7 +145,10 @@ def test_help_has_an_example(name, capsys):
 
 
 def test_help_needs_no_torch():
-    code = "import sys, smpr.cli; smpr.cli.make_parser().format_help(); assert not {'torch', 'timm', 'matplotlib'} & set(sys.modules)"
+    code = (
+        "import sys, smpr.cli; smpr.cli.make_parser().format_help(); "
+        "assert not {'torch', 'timm', 'matplotlib'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -179,7 +183,9 @@ def test_bad_words(words, smpr):
 
 @pytest.mark.parametrize("config", [Config(), small_config()], ids=["paper", "small"])
 def test_every_setting_is_a_flag(config):
-    text = lambda v: ",".join(map(str, v)) if isinstance(v, tuple) else str(v)
+    def text(v):
+        return ",".join(map(str, v)) if isinstance(v, tuple) else str(v)
+
     for name, value in config_flags(config).items():
         assert change_config(config, name, text(value)) == config, name
 
@@ -356,8 +362,11 @@ def test_full_disk_while_writing_a_video(tmp_path):
         from smpr.settings import SmprError
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
         rng = np.random.default_rng(0)
-        try: write_video(Path("big.mp4"), ((Image.fromarray(rng.integers(0, 255, (240, 320, 3), dtype=np.uint8)), 25) for _ in range(20)))
-        except SmprError as e: sys.exit(str(e))"""
+        noise = (rng.integers(0, 255, (240, 320, 3), dtype=np.uint8) for _ in range(20))
+        try:
+            write_video(Path("big.mp4"), ((Image.fromarray(n), 25) for n in noise))
+        except SmprError as e:
+            sys.exit(str(e))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert (
         done.returncode == 1

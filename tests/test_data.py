@@ -1,4 +1,5 @@
-"""Reading, changing and batching pictures with people: properties on random samples, and real sets when they are here."""
+"""Reading, changing and batching pictures with people: properties on random samples, and real sets when they
+are here."""
 
 import os
 from dataclasses import replace

@@ -102,7 +102,8 @@ def one() -> dict:
 
 
 def largest_gap(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    "Largest relative difference of two sets of gradients, tensor by tensor; tensors a million times smaller than all count by the whole."
+    """Largest relative difference of two sets of gradients, tensor by tensor; tensors a million times smaller
+    than all count by the whole."""
     whole = sum(t.norm() ** 2 for t in b.values()) ** 0.5
     return max(((a[n] - b[n]).norm() / b[n].norm().clamp(min=1e-6 * whole)).item() for n in b)
 

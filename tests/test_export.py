@@ -1,4 +1,5 @@
-"""Exported files beside PyTorch. Keypoints are compared in px of the network's input (240x320, up to 319), probabilities absolutely, at every location."""
+"""Exported files beside PyTorch. Keypoints are compared in px of the network's input (240x320, up to 319),
+probabilities absolutely, at every location."""
 
 import os
 import sys

@@ -1,4 +1,5 @@
-"""COCO at full size in miniature: two processes equal one, the paper's configuration runs, downloads survive interruptions."""
+"""COCO at full size in miniature: two processes equal one, the paper's configuration runs, downloads survive
+interruptions."""
 
 import http.server
 import json
@@ -49,7 +50,8 @@ def coco(tmp_path_factory) -> Path:
 
 
 def miniature(**changes) -> Config:
-    "The paper's run with a smaller backbone, narrower head and smaller pictures; schedule, losses and options untouched."
+    """The paper's run with a smaller backbone, narrower head and smaller pictures; schedule, losses and
+    options untouched."""
     base = coco_config("code", 30, pictures=8, backbone="resnet18")
     return replace(
         base,
@@ -91,8 +93,9 @@ from smpr.update import processes
 coco, folder = Path(sys.argv[1]), Path(sys.argv[2])
 with processes("cpu"):
     for parts in (1, 2):
-        train(miniature(accumulate=parts), coco_set(coco), folder / ("run" + str(parts)), coco_set(coco, "val"), steps=2, log_every=1, workers=0,
-              device="cpu", progress=False, minutes=60)
+        train(miniature(accumulate=parts), coco_set(coco), folder / ("run" + str(parts)),
+              coco_set(coco, "val"), steps=2, log_every=1, workers=0, device="cpu",
+              progress=False, minutes=60)
 """
 
 
@@ -179,7 +182,8 @@ def test_another_number_of_processes_may_resume(two, one, coco):
 
 
 def torchrun(machines: int, run: Path, coco: Path, steps: int) -> list[subprocess.CompletedProcess]:
-    "The command line of chapter 15 on so many machines, all of them this one: each a torchrun with one process."
+    """The command line of chapter 15 on so many machines, all of them this one: each a torchrun with one
+    process."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -245,7 +249,8 @@ def torchrun(machines: int, run: Path, coco: Path, steps: int) -> list[subproces
 
 
 def test_two_machines_meet_and_equal_one(coco, tmp_path):
-    "Two torchruns find each other at the rendezvous and train as one process does; one machine alone goes on from their checkpoint."
+    """Two torchruns find each other at the rendezvous and train as one process does; one machine alone goes
+    on from their checkpoint."""
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("this torch has no gloo backend")
     for machines in (2, 1):
@@ -310,7 +315,8 @@ COUNTS = {"train": 8, "val": 3}
 
 
 def test_interrupted_download_goes_on(server, coco, tmp_path):
-    "Every connection ends after 20,000 bytes: repeated calls finish, no byte is sent twice, and the result is the original."
+    """Every connection ends after 20,000 bytes: repeated calls finish, no byte is sent twice, and the result
+    is the original."""
     base, root = server
     Handler.cut = 20_000
     for _ in range(50):

@@ -1,8 +1,11 @@
 """Our network against numbers that the published code computed, item by item and seed by seed.
 
-One seed ships in tests/data/golden; the folder of environment variable SMPR_GOLDEN (default ../shared/golden), where it is
-there, holds more, at all locations. `rule.py` makes the weights and inputs. Compared as the README there says:
-|a - b| <= 1e-3 |b| + 1e-4 max|b|, sets exactly, the order of detections exactly unless their scores lie within 1e-4.
+One seed ships in tests/data/golden; the folder of environment variable SMPR_GOLDEN (default
+../shared/golden), where it is
+there, holds more, at all locations. `rule.py` makes the weights and inputs. Compared as the README there
+says:
+|a - b| <= 1e-3 |b| + 1e-4 max|b|, sets exactly, the order of detections exactly unless their scores lie
+within 1e-4.
 """
 
 import importlib.util
@@ -63,7 +66,8 @@ def rule():
 
 @pytest.mark.skipif(FOLDER == SHIPPED, reason=f"no full set of golden numbers at {FULL}; set SMPR_GOLDEN")
 def test_what_ships_is_what_was_computed():
-    "The shipped seed is the full folder's, row by row and bit by bit; so is the rule, and the list of shapes."
+    """The shipped seed is the full folder's, row by row and bit by bit; so is the rule, and the list of
+    shapes."""
     for name, arrays in module(SHIPPED / "ship.py").shipped(FULL).items():
         with np.load(SHIPPED / name) as file:
             assert set(file) == set(arrays) and all(np.array_equal(file[k], arrays[k]) for k in arrays), name
@@ -194,7 +198,8 @@ def same_detections(found, keypoints, scores, limit, what):
         free.discard(same[0])
 
 
-# ------------------------------------------------------------------------------------------------ the three networks
+# ------------------------------------------------------------------------------------------------ the three
+# networks
 
 
 @kinds
@@ -253,7 +258,8 @@ def test_network_detections(kind, seed):
     same_detections(found, z["det_keypoints"], z["det_score"], 20, kind)
 
 
-# ------------------------------------------------------------------------------------------------ the head alone
+# ------------------------------------------------------------------------------------------------ the head
+# alone
 
 
 @seeds
@@ -326,7 +332,8 @@ def test_loss(seed, ours, theirs):
 
 @seeds
 def test_gradient_norms(seed):
-    "Every parameter of the published head, one norm each; their ten level scales are entries of two vectors here."
+    """Every parameter of the published head, one norm each; their ten level scales are entries of two vectors
+    here."""
     norms, gradients = json.loads(str(golden("head", seed)["grad_norms"])), head_training(seed)[2]
     used, ours = set(), {}
     for name in norms:

@@ -1,4 +1,5 @@
-"Properties of the losses and of the deformable convolution, for any people; hypothesis looks for a counterexample."
+"""Properties of the losses and of the deformable convolution, for any people; hypothesis looks for a
+counterexample."""
 
 import pytest
 import torch
@@ -33,7 +34,10 @@ def outputs(g: torch.Generator, N: int, K: int) -> Predictions:
     "Random outputs of a network that has everything; leaves, so that gradients can be read."
     sizes = level_sizes(*SIZE, STRIDES)
     locations, strides = level_locations(sizes, STRIDES)
-    leaf = lambda *shape: torch.randn(*shape, generator=g).requires_grad_()
+
+    def leaf(*shape):
+        return torch.randn(*shape, generator=g).requires_grad_()
+
     P = len(locations)
     return Predictions(
         leaf(N, P),
@@ -85,7 +89,8 @@ def test_losses_are_finite_and_not_negative(seed, counts, K, preset):
 @few
 @given(seeds, st.tuples(st.integers(0, 3), st.integers(0, 3)), PRESETS)
 def test_a_batch_is_the_sum_of_its_pictures(seed, counts, preset):
-    "Each loss times its normaliser is a sum over pictures. The pose score changes who is asked, so it is left out."
+    """Each loss times its normaliser is a sum over pictures. The pose score changes who is asked, so it is
+    left out."""
     g, K, (assign, config) = torch.Generator().manual_seed(seed), 4, configs(preset)
     pred, people, sigmas = outputs(g, 2, K), [crowd(g, G, K) for G in counts], torch.full((K,), 0.08)
 

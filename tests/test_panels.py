@@ -1,4 +1,5 @@
-"""Every corner of the sliders of the three panels: a figure, the counts that the package computes, and nothing else."""
+"""Every corner of the sliders of the three panels: a figure, the counts that the package computes, and
+nothing else."""
 
 import numpy as np
 import pytest
@@ -95,10 +96,8 @@ def test_evaluation_panel(choices, people):
         <= np.hypot(s - choices.score, b - choices.quality)
         for s, b in zip(scores, best)
     )
-    assert (
-        figure.get_suptitle()
-        == f"detection {n + 1} of {len(scores)}: picture {results[n]['image_id']}, score {scores[n]:.2f}, OKS {best[n]:.2f}"
-    )
+    place, picture = f"detection {n + 1} of {len(scores)}", results[n]["image_id"]
+    assert figure.get_suptitle() == f"{place}: picture {picture}, score {scores[n]:.2f}, OKS {best[n]:.2f}"
     x, y = figure.axes[0].transData.transform((scores[n], best[n]))
     back = clicked(figure, x, figure.bbox.height - y)
     assert (

@@ -1,4 +1,5 @@
-"Properties that must hold for any skeleton, any people and any picture; hypothesis looks for a counterexample."
+"""Properties that must hold for any skeleton, any people and any picture; hypothesis looks for a
+counterexample."""
 
 import numpy as np
 import torch
@@ -308,7 +309,8 @@ def test_assignment_moves_with_the_people(corners, config, all_strides, dx, dy):
 @many
 @given(whole_boxes, configs(), st.sampled_from([(8, 16, 32), (16,)]))
 def test_assignment_of_mirrored_people_is_mirrored(corners, config, all_strides):
-    "In a picture of whole cells, a box between x1 and x2 becomes one between W - x2 and W - x1; rows of cells are read backwards."
+    """In a picture of whole cells, a box between x1 and x2 becomes one between W - x2 and W - x1; rows of
+    cells are read backwards."""
     boxes, (H, W) = placed(corners), (160, 192)
     sizes = level_sizes(H, W, all_strides)
     locations, strides = level_locations(sizes, all_strides)
@@ -336,7 +338,8 @@ def test_assignment_knows_no_order_of_persons(corners, config, seed):
 @many
 @given(st.integers(0, 25), st.floats(0.1, 0.9), seeds)
 def test_soft_nms_sorts_and_only_lowers(M, iou, seed):
-    "Picks come best first, each once, with at most their own score; the best keeps its score; a pick overlapped by nobody above it keeps its own."
+    """Picks come best first, each once, with at most their own score; the best keeps its score; a pick
+    overlapped by nobody above it keeps its own."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(M, 2, generator=generator) * 60
     boxes, scores = (

@@ -88,7 +88,10 @@ def test_choosing_never_sees_what_measures():
         load_set(COCO / part / "images", COCO / part / "person_keypoints.json") for part in ("train", "val")
     )
     rest, dev = split_dev(train)
-    names = lambda poses: {r.file for r in poses.records}
+
+    def names(poses):
+        return {r.file for r in poses.records}
+
     assert len(dev) == 200 and len(rest) == len(train) - 200
     assert not names(dev) & names(rest) and not (names(dev) | names(rest)) & names(val)
     assert len(join_sets([rest, val.subset(range(3))], [1, 0.001])) == len(rest) + 2

@@ -1,4 +1,5 @@
-"""Rendered people: what must hold for any picture. The parts that need a body are skipped without `pip install 'smpr[render]'`."""
+"""Rendered people: what must hold for any picture. The parts that need a body are skipped without `pip
+install 'smpr[render]'`."""
 
 import json
 from dataclasses import replace
@@ -29,7 +30,8 @@ SMALL = RenderConfig(width=96, height=72)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
 @settings(max_examples=40, deadline=None)
 def test_both_rasterisers_see_the_same(seed, triangles):
-    "The NumPy version and the loop agree on depth and triangle, whatever lies behind the camera or across the border."
+    """The NumPy version and the loop agree on depth and triangle, whatever lies behind the camera or across
+    the border."""
     points = np.random.default_rng(seed).uniform((-20, -20, -0.2), (52, 44, 1), (3 * triangles, 3))
     faces = np.arange(3 * triangles).reshape(-1, 3)
     a, b = (rasterise(points, faces, 32, 24, fast) for fast in (None, False))
@@ -137,9 +139,10 @@ def test_one_and_two_workers_write_the_same_and_a_broken_set_goes_on(tmp_path):
     (two / "images" / "000001.jpg").unlink()
     (two / "parts").mkdir()
     render_set(two, 4, SMALL, seed=5, workers=2)
-    files = lambda folder: {
-        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
-    }
+
+    def files(folder):
+        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
     assert files(one) == files(two)
     with pytest.raises(SmprError, match="recipe.json"):
         render_set(one, 4, replace(SMALL, grain=0.1), seed=5)

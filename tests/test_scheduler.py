@@ -1,4 +1,5 @@
-"""Rows on a dask scheduler and workers of this machine: one worker is killed in the middle of a row, one call is interrupted."""
+"""Rows on a dask scheduler and workers of this machine: one worker is killed in the middle of a row, one call
+is interrupted."""
 
 import json
 import os
@@ -127,7 +128,8 @@ def test_what_is_missing_is_said(cluster, monkeypatch):
 
 
 def test_killed_worker(cluster, tmp_path, capsys):
-    "Its row is run by the other worker; the row that fails is reported; every other row has one record, and what lies beside it."
+    """Its row is run by the other worker; the row that fails is reported; every other row has one record, and
+    what lies beside it."""
     for name in ("left", "right"):
         cluster.add_worker(name)
     with connect(cluster.address) as client:
@@ -163,7 +165,10 @@ def test_killed_worker(cluster, tmp_path, capsys):
             and json.loads(record.read_text())["steps"] == dict(job.parameters)["train_steps"]
         )
     events = [json.loads(l) for l in (settings.runs / "rows.jsonl").read_text().splitlines()]
-    course = lambda job: [e["event"] for e in events if e["row"] == job.label]
+
+    def course(job):
+        return [e["event"] for e in events if e["row"] == job.label]
+
     assert (
         course(PSM) == ["began", "began", "done"]
         and course(BASELINE) == ["began", "done"]
@@ -198,7 +203,11 @@ def test_interrupted_call(cluster, tmp_path, request):
         "PYTHONPATH": str(ROOT),
     }
     earlier = set(cluster.runs(name).glob("rows/*/smpr-table1-psm-*"))
-    program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from smpr.cli import main; sys.exit(main())"  # tests may run in the background, where SIGINT is ignored
+    # tests may run in the background, where SIGINT is ignored
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from smpr.cli import main; sys.exit(main())"
+    )
     call = subprocess.Popen(
         [
             sys.executable,

@@ -43,7 +43,10 @@ def test_keypoints_end_between_the_middles_of_cells(seed, h, w, width, power):
 @given(SEEDS, st.integers(2, 20), st.integers(2, 20))
 def test_a_mirrored_map_mirrors_the_result(seed, h, w):
     poses, heatmap = scene_of(seed, h, w)
-    mirror = lambda k: torch.stack([8 * w - k[..., 0], k[..., 1]], -1)
+
+    def mirror(k):
+        return torch.stack([8 * w - k[..., 0], k[..., 1]], -1)
+
     assert torch.allclose(
         snap(mirror(poses), heatmap.flip(2), 8, SIGMAS), mirror(snap(poses, heatmap, 8, SIGMAS)), atol=1e-2
     )

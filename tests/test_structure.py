@@ -20,7 +20,10 @@ NOTEBOOKS = sorted(
     for p in ROOT.glob("nbs/**/*.ipynb")
     if not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts)
 )
-name = lambda p: str(p.relative_to(ROOT / "nbs").with_suffix(""))
+
+
+def name(p):
+    return str(p.relative_to(ROOT / "nbs").with_suffix(""))
 
 
 def cells(path: Path) -> list[dict]:
@@ -155,13 +158,15 @@ def test_no_machine_paths():
 
 @pytest.mark.slow
 def test_wheel_works_elsewhere(tmp_path):
-    "The package as a wheel, built from a copy of the package and unpacked, runs from another folder and finds its weights and skeleton."
+    """The package as a wheel, built from a copy of the package and unpacked, runs from another folder and
+    finds its weights and skeleton."""
     source, site, away = tmp_path / "source", tmp_path / "site", tmp_path / "away"
     shutil.copytree(ROOT / "smpr", source / "smpr", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
     away.mkdir()
-    build = "from setuptools import build_meta; build_meta.build_wheel('..')"  # no isolation: nothing is downloaded
+    # no isolation: nothing is downloaded
+    build = "from setuptools import build_meta; build_meta.build_wheel('..')"
     built = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr[-800:]
     zipfile.ZipFile(next(tmp_path.glob("smpr-*.whl"))).extractall(

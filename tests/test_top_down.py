@@ -34,7 +34,8 @@ from smpr.settings import load_settings
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    "A finished smoke run by papermill, as `smpr reproduce` makes it: its record, detections, log and what was printed."
+    """A finished smoke run by papermill, as `smpr reproduce` makes it: its record, detections, log and what
+    was printed."""
     folder = tmp_path_factory.mktemp("peer")
     settings, job = (
         replace(load_settings(), figures=folder / "figures", runs=folder / "runs"),
@@ -137,11 +138,15 @@ def test_two_pictures_are_learnt(tmp_path):
 
 
 def test_killed_peer_goes_on_bit_for_bit(tmp_path):
-    "Killed by SIGKILL after its first saved state and started again: record and detections of an unbroken run."
+    """Killed by SIGKILL after its first saved state and started again: record and detections of an unbroken
+    run."""
     program = (
-        "import sys; from pathlib import Path; from dataclasses import replace; from smpr.experiments import rows as ablations; from smpr.experiments.records import write_record; from smpr.peers.keypoint_rcnn import *\n"
+        "import sys; from pathlib import Path; from dataclasses import replace\n"
+        "from smpr.experiments import rows as ablations; from smpr.experiments.records import write_record\n"
+        "from smpr.peers.keypoint_rcnn import *\n"
         "ablations.train_head.__defaults__ = (*ablations.train_head.__defaults__[:-1], 2)\n"
-        "s = ablations.make_scale('smoke'); c = peer_config(s); c = replace(c, train=replace(c.train, steps=10))\n"
+        "s = ablations.make_scale('smoke'); c = peer_config(s)\n"
+        "c = replace(c, train=replace(c.train, steps=10))\n"
         "r = run_peer('t', s, 0, c); write_record(r.record, Path(sys.argv[1]), r.findings)\n"
     )
 

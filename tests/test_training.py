@@ -68,7 +68,10 @@ def test_resume_is_exact(uncut, tmp_path, workers):
     for name in ("model", "ema", "optimizer"):
         a, b = tensors(uncut[0], name), tensors(tmp_path, name)
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), name
-    losses = lambda run: [(r["step"], r["total"]) for r in read_log(run) if "total" in r]
+
+    def losses(run):
+        return [(r["step"], r["total"]) for r in read_log(run) if "total" in r]
+
     assert losses(tmp_path) == losses(uncut[0]) and len(losses(tmp_path)) == 4
 
 
@@ -299,7 +302,8 @@ def test_best_is_the_best(tmp_path):
 
 
 def test_compiled_training_is_the_same_training(uncut, tmp_path, monkeypatch):
-    "torch.compile is asked for once when somebody wants it, and never otherwise; with a compiler that changes nothing, nothing changes."
+    """torch.compile is asked for once when somebody wants it, and never otherwise; with a compiler that
+    changes nothing, nothing changes."""
     asked = []
     monkeypatch.setattr(torch, "compile", lambda net: asked.append(net) or net)
     train(tiny(), people("train", 10), tmp_path / "plain", steps=1, **QUIET)

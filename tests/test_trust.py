@@ -1,7 +1,9 @@
-"""Kill it, feed it garbage, load a hostile file: the fast part of `make trust`. Every test here fails when its guard is taken away (trust/guards.py)."""
+"""Kill it, feed it garbage, load a hostile file: the fast part of `make trust`. Every test here fails when
+its guard is taken away (trust/guards.py)."""
 
 import json
 import os
+import pkgutil
 import resource
 import shutil
 import signal
@@ -17,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from trust import agreement, hostile, inputs
+from trust.guards import GUARDS, Put
 from trust.kills import Kill, kill_and_resume, mini, people
 from trust.load import predict_many
 
@@ -77,7 +80,8 @@ def few_people(tmp_path):
 
 
 def test_killed_and_resumed(tmp_path):
-    "During a step, while a checkpoint is written, during the first measurement: the end is that of an undisturbed run."
+    """During a step, while a checkpoint is written, during the first measurement: the end is that of an
+    undisturbed run."""
     found = kill_and_resume(
         tmp_path, [Kill("step", 6, 0.01), Kill("save", 5, 0.001), Kill("evaluation", 2, 0.0)], steps=10
     )
@@ -123,8 +127,10 @@ def start(
 ) -> subprocess.Popen:
     "The command in a process of its own, with a handler for Ctrl-C even where tests run in the background."
     program = (
-        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from trust.guards import remove_guard; remove_guard()\nfrom smpr.cli import main; sys.exit(main(sys.argv[2:]))"
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1])\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from trust.guards import remove_guard; remove_guard()\n"
+        "from smpr.cli import main; sys.exit(main(sys.argv[2:]))"
     )
     env = os.environ | {
         "SMPR_DATA": str(data),
@@ -168,7 +174,8 @@ def errors(log: Path) -> list[str]:
 
 @pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT))
 def test_stopped_by_a_signal(few_people, tmp_path, number):
-    "It saves where it is, exits 143 or 130 and says which command goes on; the whole group gets the signal, as from a terminal."
+    """It saves where it is, exits 143 or 130 and says which command goes on; the whole group gets the signal,
+    as from a terminal."""
     log = tmp_path / "log"
     process = start(few_people, log, "--run", str(tmp_path / "run"), "--train.steps", "100000")
     wait_for((tmp_path / "run" / "log.jsonl").exists)  # some steps are done
@@ -176,13 +183,10 @@ def test_stopped_by_a_signal(few_people, tmp_path, number):
         os.kill(pid, number)
     assert ended(process) == 128 + number, log.read_text()
     step = json.loads((tmp_path / "run" / "last" / "state.json").read_text())["step"]
-    assert (
-        errors(log)
-        == [
-            f"smpr: interrupted; {tmp_path / 'run'}: step {step} is saved; go on with: smpr {' '.join(TRAIN)} --run {tmp_path / 'run'} --train.steps 100000"
-        ]
-        and step > 0
-    )
+    run = tmp_path / "run"
+    go_on = f"smpr {' '.join(TRAIN)} --run {run} --train.steps 100000"
+    assert step > 0
+    assert errors(log) == [f"smpr: interrupted; {run}: step {step} is saved; go on with: {go_on}"]
 
 
 def children(pid: int) -> list[int]:
@@ -211,11 +215,16 @@ def test_lost_worker(few_people, tmp_path):
 
 
 def test_temporary_folder_is_emptied(tmp_path):
-    "Somebody tidies up the temporary folder through which pictures are handed over: an error that says so, and an end, though the loading processes are well."
+    """Somebody tidies up the temporary folder through which pictures are handed over: an error that says so,
+    and an end, though the loading processes are well."""
     run, log = tmp_path / "run", tmp_path / "log"
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\nfrom pathlib import Path\nfrom trust.kills import mini, people\nfrom smpr.training import train\n"
-        "train(mini(100000), people('train', 10), Path(sys.argv[2]), workers=2, device='cpu', progress=False, log_every=1)"
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from trust.kills import mini, people\n"
+        "from smpr.training import train\n"
+        "train(mini(100000), people('train', 10), Path(sys.argv[2]), workers=2,\n"
+        "      device='cpu', progress=False, log_every=1)"
     )
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place,
@@ -245,13 +254,22 @@ def test_temporary_folder_with_a_long_path(tmp_path, monkeypatch):
 
 
 def test_full_disk_while_training(few_people, tmp_path):
-    "No file may grow beyond 20 kB: the checkpoint cannot be written, one line says so, and the one before is intact."
+    """No file may grow beyond 20 kB: the checkpoint cannot be written, one line says so, and the one before
+    is intact."""
     run, log = tmp_path / "run", tmp_path / "log"
     train(mini(4), people("train", 10), run, steps=1, **QUIET)
     before = {f.name: f.read_bytes() for f in (run / "last").iterdir()}
     code = (
-        "import resource, sys; sys.path.insert(0, sys.argv[1])\nfrom trust.guards import remove_guard; remove_guard()\nfrom pathlib import Path\nfrom trust.kills import mini, people\nfrom smpr.training import train\nfrom smpr.settings import SmprError\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\ntry: train(mini(4), people('train', 10), Path(sys.argv[2]), workers=0, device='cpu', progress=False)\nexcept SmprError as e: sys.exit(f'smpr: error: {e}')"
+        "import resource, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from trust.guards import remove_guard; remove_guard()\n"
+        "from pathlib import Path\n"
+        "from trust.kills import mini, people\n"
+        "from smpr.training import train\n"
+        "from smpr.settings import SmprError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "more = dict(workers=0, device='cpu', progress=False)\n"
+        "try: train(mini(4), people('train', 10), Path(sys.argv[2]), **more)\n"
+        "except SmprError as e: sys.exit(f'smpr: error: {e}')"
     )
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
     with log.open("w") as f:
@@ -403,9 +421,16 @@ def test_hostile_files():
 def test_no_network():
     "Importing everything and finding people works where every connection fails."
     code = (
-        "import socket, pkgutil, importlib\ndef no(*a, **k): raise AssertionError('network')\nsocket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = no\n"
-        "import smpr\nfor m in pkgutil.iter_modules(smpr.__path__): importlib.import_module(f'smpr.{m.name}')\n"
-        "import numpy as np; from smpr.inference import load, predict; predict(load('rendered', 'cpu'), np.zeros((48, 64, 3), np.uint8))"
+        "import socket, pkgutil, importlib\n"
+        "def no(*a, **k): raise AssertionError('network')\n"
+        "socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = no\n"
+        "import smpr\n"
+        "names = [m.name for m in pkgutil.walk_packages(smpr.__path__, 'smpr.')]\n"
+        "for name in names: importlib.import_module(name)\n"
+        "import numpy as np\n"
+        "from smpr.inference import load, predict\n"
+        "predict(load('rendered', 'cpu'), np.zeros((48, 64, 3), np.uint8))\n"
+        "print(*names)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -414,13 +439,23 @@ def test_no_network():
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
     )
     assert done.returncode == 0, done.stderr[-500:]
+    assert {"smpr.viz.panels", "smpr.experiments.rows"} <= set(done.stdout.split())  # rooms are walked, too
+
+
+def test_every_guard_is_there():
+    "What `make trust` takes away exists, under the name that it says, and so does the test that notices."
+    for guard in GUARDS.values():
+        if isinstance(guard.remove, Put):
+            assert pkgutil.resolve_name(f"smpr.{guard.remove.place}") is not None
+        assert guard.notices in globals()
 
 
 # 6. many pictures
 
 
 def test_predict_goes_on(tmp_path):
-    "Killed in the middle of the 7th picture of 12 and called again: nothing is done twice, and the results are those of one call."
+    """Killed in the middle of the 7th picture of 12 and called again: nothing is done twice, and the results
+    are those of one call."""
     cut = predict_many(tmp_path / "cut", 12, kill_at=6)
     assert (
         cut["exit_codes"] == [-signal.SIGKILL, 2]

@@ -142,7 +142,8 @@ def api_page(module: str, chapter: str) -> str:
     page = f"api/{module}.md"
     return write(
         page,
-        f"# smpr.{module}\n\n{(code.__doc__ or '').strip()}\n\nExplained in [{chapter.removesuffix('.md')}](../{chapter}).\n\n{symbols}",
+        f"# smpr.{module}\n\n{(code.__doc__ or '').strip()}\n\n"
+        f"Explained in [{chapter.removesuffix('.md')}](../{chapter}).\n\n{symbols}",
     )
 
 
@@ -167,7 +168,10 @@ def results_page(folder: Path) -> str:
 
 def results() -> list[str]:
     "The pages of figures/, an overview first."
-    order = lambda f: (not f.name.startswith("table"), f.name)
+
+    def order(f):
+        return (not f.name.startswith("table"), f.name)
+
     folders = sorted(
         (f for f in (ROOT / "figures").iterdir() if f.is_dir() and list(f.glob("*.png"))), key=order
     )
@@ -260,7 +264,8 @@ def main() -> int:
     pages, links, faults = check_site(ROOT / "_site")
     print("\n".join(faults))
     print(
-        f"{pages} pages, {links} links checked, {len(faults)} broken, {time.time() - began:.0f} s: open _site/index.html, or `python -m http.server --bind 127.0.0.1 -d _site` for the search as well"
+        f"{pages} pages, {links} links checked, {len(faults)} broken, {time.time() - began:.0f} s: "
+        "open _site/index.html, or `python -m http.server --bind 127.0.0.1 -d _site` for the search as well"
     )
     return bool(faults)
 

@@ -26,7 +26,8 @@ class Page(HTMLParser):
 
 
 def check_site(folder: Path) -> tuple[int, int, list[str]]:
-    "Pages, links and files looked up, and what is wrong. Addresses on other hosts are allowed to be linked, never to be fetched."
+    """Pages, links and files looked up, and what is wrong. Addresses on other hosts are allowed to be linked,
+    never to be fetched."""
     pages = {p.resolve(): Page(p.read_text()) for p in sorted(folder.rglob("*.html"))}
     count, faults = 0, []
     for path, page in pages.items():

@@ -1,4 +1,5 @@
-"""The three panels in a real JupyterLab: a slider is dragged, the picture and the count change to what the package computes."""
+"""The three panels in a real JupyterLab: a slider is dragged, the picture and the count change to what the
+package computes."""
 
 import base64
 import io
@@ -54,7 +55,8 @@ class Shown:
         return pixels(base64.b64decode(self.box.locator("img").evaluate(READ_PICTURE)))
 
     def drag(self, name: str, to: float) -> float:
-        "Drag a slider's handle to a part of its way, and wait until the panel says something else; returns the value that the slider then shows."
+        """Drag a slider's handle to a part of its way, and wait until the panel says something else; returns
+        the value that the slider then shows."""
         row, before = self.box.locator(".widget-slider", has_text=name), self.caption()
         handle, way = row.locator(".noUi-handle").bounding_box(), row.locator(".noUi-base").bounding_box()
         y = handle["y"] + handle["height"] / 2
@@ -68,7 +70,8 @@ class Shown:
     def changed(self, before: str) -> None:
         "Until the line under the controls is another one and stays for a second."
         self.page.wait_for_function(
-            "([panel, old]) => document.querySelector(panel + ' .widget-html-content').innerText.trim() != old",
+            "([panel, old]) => "
+            "document.querySelector(panel + ' .widget-html-content').innerText.trim() != old",
             arg=[PANEL, before],
             timeout=120_000,
         )
@@ -105,7 +108,8 @@ def open_panel(lab, browser):
         page.evaluate(RUN_ALL)
         assert (
             page.locator(
-                ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error'], .jp-RenderedText[data-mime-type$='stderr'] .ansi-red-fg"
+                ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error'], "
+                ".jp-RenderedText[data-mime-type$='stderr'] .ansi-red-fg"
             ).count()
             == 0
         )
@@ -118,7 +122,8 @@ def open_panel(lab, browser):
 
 
 def moved(shown: Shown, name: str, to: float, draw, choices):
-    "Drag a slider; the picture must become another one, the one that the package draws. Returns the choices that the panel then stands for."
+    """Drag a slider; the picture must become another one, the one that the package draws. Returns the choices
+    that the panel then stands for."""
     field, before = name.replace(" ", "_"), shown.picture()
     assert alike(before, pixels(as_png(draw(choices))))
     now = replace(choices, **{field: shown.drag(name, to)})

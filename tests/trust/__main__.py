@@ -1,6 +1,8 @@
-"""make trust: every section writes its numbers to figures/results/trust.json when it ends; called again, finished sections of the same code are kept.
+"""make trust: every section writes its numbers to figures/results/trust.json when it ends; called again,
+finished sections of the same code are kept.
 
-python -m trust [--only kills,bad_inputs,...] [--again] [--kills 20] [--pictures 2000] [--documents 1500] [--results 300] [--jobs 2]"""
+python -m trust [--only kills,bad_inputs,...] [--again] [--kills 20] [--pictures 2000] [--documents 1500]
+[--results 300] [--jobs 2]"""
 
 import argparse
 import json
@@ -20,7 +22,8 @@ from trust import agreement, guards, hostile, inputs, kills, load
 
 
 def all_guards(folder: Path, jobs: int) -> dict:
-    "Each guard taken away once: whether its test fails then. Guards whose removal an earlier call saw noticed, with this code, are not tried again."
+    """Each guard taken away once: whether its test fails then. Guards whose removal an earlier call saw
+    noticed, with this code, are not tried again."""
     kept = load_settings().runs / "trust" / f"guards-{fingerprint()}.json"
     rows = {n: r for n, r in (json.loads(kept.read_text()) if kept.exists() else {}).items() if r["noticed"]}
 

@@ -1,4 +1,5 @@
-"""Numbers that must agree: AP with pycocotools and faster-coco-eval, batches with singles, mirrored pictures, number formats, devices."""
+"""Numbers that must agree: AP with pycocotools and faster-coco-eval, batches with singles, mirrored pictures,
+number formats, devices."""
 
 import contextlib
 import io
@@ -18,7 +19,8 @@ from smpr.representation import oks
 from smpr.settings import load_settings
 from smpr.structures import Poses
 
-# What must hold: places in pictures of 320x240 at most so many px apart, or, where rounding or group norm moves them, poses this alike.
+# What must hold: places in pictures of 320x240 at most so many px apart, or, where rounding or group norm
+# moves them, poses this alike.
 BOUNDS = {
     "batch_and_singles": {"largest_px": 1e-3},
     "padding_64_px_more": {"lowest_oks": 0.95},
@@ -73,7 +75,8 @@ def stats(module, evaluator, truth: Path, results: list[dict]) -> list[float]:
 
 
 def compare_ap(files: list[Path]) -> dict:
-    "The largest difference over ten numbers and all files: ours from pycocotools alone and from faster-coco-eval."
+    """The largest difference over ten numbers and all files: ours from pycocotools alone and from
+    faster-coco-eval."""
     from faster_coco_eval import COCO as FastCOCO
     from faster_coco_eval import COCOeval_faster
     from pycocotools.coco import COCO
@@ -122,7 +125,8 @@ def look_at(
 
 
 def apart(a: list[Poses], b: list[Poses], net, least: float = 0.2) -> dict:
-    "How far two runs over the same pictures differ, for poses above `least`: px to the nearest pose of the other, its OKS, and scores."
+    """How far two runs over the same pictures differ, for poses above `least`: px to the nearest pose of the
+    other, its OKS, and scores."""
     px, similar, score, lost = [0.0], [1.0], [0.0], 0
     for p, q in zip(a, b, strict=True):
         for k, s in zip(p.keypoints[p.scores > least], p.scores[p.scores > least]):
@@ -157,9 +161,12 @@ def compare_poses(count: int = 16) -> dict:
     single = [look_at(net, [im], config)[0] for im in images]
     together = look_at(net, images, config)
     turned = [find_poses(net, np.ascontiguousarray(im[:, ::-1]), both) for im in images]
-    swap = lambda k, width: (
-        k[:, list(net.skeleton.flip_order)] * torch.tensor([-1.0, 1]) + torch.tensor([width - 1.0, 0])
-    )  # not the package's own: it is what is looked at
+
+    def swap(k, width):
+        return k[:, list(net.skeleton.flip_order)] * torch.tensor([-1.0, 1]) + torch.tensor(
+            [width - 1.0, 0]
+        )  # not the package's own: it is what is looked at
+
     back = [Poses(swap(p.keypoints, im.shape[1]), p.scores) for p, im in zip(turned, images)]
     outputs = (
         (raw(net, images, config) - torch.cat([raw(net, [im], config) for im in images])).abs().max().item()

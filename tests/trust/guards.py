@@ -1,10 +1,11 @@
-"""Guards that can be taken away, to see that a test notices: SMPR_WITHOUT=checksum python -m pytest tests/test_trust.py."""
+"""Guards that can be taken away, to see that a test notices: SMPR_WITHOUT=checksum python -m pytest
+tests/test_trust.py."""
 
 import contextlib
-import importlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import shutil
 import sys
 import zipfile
@@ -22,17 +23,19 @@ class Guard:
     notices: str
 
 
-def put(place: str, value) -> Callable[[], None]:
-    "Something that replaces `smpr.module.name` or `smpr.module.Class.name` by a value, or by what the value makes of it when it takes the real thing."
+@dataclass(frozen=True)
+class Put:
+    """Called, it replaces `smpr.module.name` or `smpr.module.Class.name` by a value, or by what the value
+    makes of it when it takes the real thing."""
 
-    def remove() -> None:
-        module, *owner, name = place.split(".")
-        target = importlib.import_module(f"smpr.{module}")
-        for o in owner:
-            target = getattr(target, o)
-        setattr(target, name, value(getattr(target, name)) if isinstance(value, Wrap) else value)
+    place: str
+    value: object
 
-    return remove
+    def __call__(self) -> None:
+        path, name = self.place.rsplit(".", 1)
+        target = pkgutil.resolve_name(f"smpr.{path}")
+        value = self.value(getattr(target, name)) if isinstance(self.value, Wrap) else self.value
+        setattr(target, name, value)
 
 
 class Wrap:
@@ -107,81 +110,83 @@ def _kill_at_once(self, number, frame=None):
 GUARDS = {
     "checksum": Guard(
         "a damaged checkpoint is known by its checksum",
-        put("training.check_seal", lambda folder: json.loads((folder / "state.json").read_text())),
+        Put("training.check_seal", lambda folder: json.loads((folder / "state.json").read_text())),
         "test_damaged_checkpoint_is_named_and_skipped",
     ),
     "older checkpoint": Guard(
         "saving leaves the older checkpoint alone until the new one is whole",
-        put("training.save_checkpoint", Wrap(_forget_the_old)),
+        Put("training.save_checkpoint", Wrap(_forget_the_old)),
         "test_full_disk_while_training",
     ),
     "log in checkpoint": Guard(
         "a checkpoint knows how far the log was",
-        put("training.RunLog.state", lambda self: {}),
+        Put("training.RunLog.state", lambda self: {}),
         "test_killed_and_resumed",
     ),
     "measurement repeated": Guard(
         "a measurement that was cut is made again",
-        put("training.Keeper.__init__", Wrap(_nothing_was_left_to_do)),
+        Put("training.Keeper.__init__", Wrap(_nothing_was_left_to_do)),
         "test_killed_and_resumed",
     ),
     "stop signals": Guard(
         "SIGTERM and Ctrl-C wait for the checkpoint",
-        put("training.StopSignals.note", _kill_at_once),
+        Put("training.StopSignals.note", _kill_at_once),
         "test_stopped_by_a_signal",
     ),
     "lost worker": Guard(
-        "a lost worker is one line", put("training.one_line_errors", _bare), "test_lost_worker"
+        "a lost worker is one line", Put("training.one_line_errors", _bare), "test_lost_worker"
     ),
     "bad step": Guard(
         "a step that is not finite is kept with its picture ids",
-        put("update.keep_bad_step", lambda *a: a[-1]),
+        Put("update.keep_bad_step", lambda *a: a[-1]),
         "test_bad_step_names_pictures_and_replays",
     ),
     "skipped people": Guard(
         "who is not trained on is listed",
-        put("training.skipped_people", lambda poses: {}),
+        Put("training.skipped_people", lambda poses: {}),
         "test_who_is_skipped_is_listed",
     ),
     "picture head": Guard(
         "the head of a picture is looked at before it is decoded",
-        put("data._open_checked", _open),
+        Put("data._open_checked", _open),
         "test_bad_inputs",
     ),
     "person fields": Guard(
-        "fields of a person are checked", put("data._person_error", lambda a: ""), "test_bad_inputs"
+        "fields of a person are checked", Put("data._person_error", lambda a: ""), "test_bad_inputs"
     ),
     "results entries": Guard(
         "a results entry's numbers are checked",
-        put("evaluation.check_results", lambda *a: None),
+        Put("evaluation.check_results", lambda *a: None),
         "test_bad_inputs",
     ),
     "left and right": Guard(
         "what a mirrored picture calls left is right",
-        put("inference.unmirror", _only_turned),
+        Put("inference.unmirror", _only_turned),
         "test_poses_agree",
     ),
     "file names": Guard(
         "picture names stay below their folder",
-        put("data._image_error", lambda image: ""),
+        Put("data._image_error", lambda image: ""),
         "test_hostile_files",
     ),
     "no code in weights": Guard("pickles are read as tensors only", _any_pickle, "test_hostile_files"),
     "zip members": Guard(
         "archive members stay below their folder",
-        put("full_training.unpack", _extract_all),
+        Put("full_training.unpack", _extract_all),
         "test_hostile_files",
     ),
     "limits of a network": Guard(
         "a configuration has limits",
-        put("model.ModelConfig.__post_init__", lambda self: None),
+        Put("model.ModelConfig.__post_init__", lambda self: None),
         "test_hostile_files",
     ),
     "journal": Guard(
-        "predict knows what it has done", put("cli.Journal.knows", lambda *a: False), "test_predict_goes_on"
+        "predict knows what it has done", Put("cli.Journal.knows", lambda *a: False), "test_predict_goes_on"
     ),
     "row lock": Guard(
-        "two calls do not run one row", put("reproduction.locked", _no_lock), "test_two_calls_make_a_row_once"
+        "two calls do not run one row",
+        Put("experiments.runner.locked", _no_lock),
+        "test_two_calls_make_a_row_once",
     ),
 }
 

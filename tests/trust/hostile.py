@@ -32,7 +32,8 @@ class Payload:
 
 
 def pickles(folder: Path) -> Iterator[tuple[str, Callable]]:
-    "Checkpoints that run code: as weights, as a published checkpoint, inside a state dict, under another ending."
+    """Checkpoints that run code: as weights, as a published checkpoint, inside a state dict, under another
+    ending."""
     for name, content in (
         ("alone", Payload(folder / "ran")),
         ("in a state dict", {"state_dict": {"a": Payload(folder / "ran")}}),
@@ -57,11 +58,10 @@ def header(path: Path, text: str | bytes, body: bytes = b"", length: int | None 
 
 def lying_headers(folder: Path) -> Iterator[tuple[str, Callable]]:
     "Headers that promise what the file does not hold."
-    t = lambda dtype="F32", shape=(2,), offsets=(0, 8): {
-        "dtype": dtype,
-        "shape": list(shape),
-        "data_offsets": list(offsets),
-    }
+
+    def t(dtype="F32", shape=(2,), offsets=(0, 8)):
+        return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
     heads = {
         "longer than the file": ("{}", b"", 10**6),
         "of 2**63 bytes": ("{}", b"", 2**63),
@@ -81,13 +81,16 @@ def lying_headers(folder: Path) -> Iterator[tuple[str, Callable]]:
     for name, (text, body, length) in heads.items():
         path = header(folder / f"header {name}.safetensors", text, body, length)
         yield f"header {name}", lambda p=path: load(p, "cpu")
-    notes = lambda config, **more: json.dumps(
-        {
-            "__metadata__": {"config": json.dumps(config), "skeleton": json.dumps(config_to_dict(COCO17))}
-            | more,
-            "a": t(),
-        }
-    )
+
+    def notes(config, **more):
+        return json.dumps(
+            {
+                "__metadata__": {"config": json.dumps(config), "skeleton": json.dumps(config_to_dict(COCO17))}
+                | more,
+                "a": t(),
+            }
+        )
+
     configs = {
         "a network of a billion layers": {"tower_depth": 10**9},
         "a network of a billion channels": {"width": 10**9},

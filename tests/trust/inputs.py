@@ -1,4 +1,5 @@
-"""Bad pictures, annotations and results: each works as COCO's tools would, or ends in one line that names file and record."""
+"""Bad pictures, annotations and results: each works as COCO's tools would, or ends in one line that names
+file and record."""
 
 import contextlib
 import copy
@@ -37,7 +38,8 @@ class Hung(BaseException):
 
 @dataclass(frozen=True)
 class Case:
-    "A name, and a call that returns nothing when the input was handled rightly and a text when something was wrong in silence."
+    """A name, and a call that returns nothing when the input was handled rightly and a text when something
+    was wrong in silence."""
 
     name: str
     run: Callable[[], str | None]
@@ -437,7 +439,8 @@ TEXTS = {
     "a list": "[]",
     "a byte order mark": "\ufeff" + json.dumps(good()),
     "a very long number": '{"images": ' + "9" * 5000 + "}",
-    "the same key twice": '{"images": [], "images": [{"id": 1, "file_name": "1.png", "width": 80, "height": 90}]}',
+    "the same key twice": '{"images": [], "images": '
+    '[{"id": 1, "file_name": "1.png", "width": 80, "height": 90}]}',
 }
 
 
@@ -551,7 +554,10 @@ def try_all(documents: int = 1500, results: int = 300, cuts: int = 12, flips: in
             tell(*_told(case))
         run_documents(Path(name), documents, tell)
         run_results(Path(name), results, tell)
-    count = lambda what: sum(n for (_, w), n in by_kind.items() if w == what)
+
+    def count(what):
+        return sum(n for (_, w), n in by_kind.items() if w == what)
+
     kinds = sorted({k for k, _ in by_kind})
     return (
         {"attempted": sum(by_kind.values())}

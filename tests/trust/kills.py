@@ -1,4 +1,5 @@
-"""A small run killed by SIGKILL again and again, resumed each time, compared bit for bit with a run that nobody disturbed."""
+"""A small run killed by SIGKILL again and again, resumed each time, compared bit for bit with a run that
+nobody disturbed."""
 
 import hashlib
 import json
@@ -56,7 +57,8 @@ def people(split: str, count: int):
 
 
 def arm(kill: Kill | None) -> None:
-    "Let this process end itself as `kill` says. Events: an update; a file operation of a checkpoint; a picture of an evaluation."
+    """Let this process end itself as `kill` says. Events: an update; a file operation of a checkpoint; a
+    picture of an evaluation."""
     import smpr.checkpoints
     import smpr.evaluation
     import smpr.settings
@@ -90,7 +92,8 @@ def arm(kill: Kill | None) -> None:
 
 
 def life(run: Path, kill: Kill | None, workers: int, steps: int) -> None:
-    "One process's part of the run, as long as it lives; batches are noted so that their order can be compared."
+    """One process's part of the run, as long as it lives; batches are noted so that their order can be
+    compared."""
     remove_guard()
     torch.set_num_threads(1)
     multiprocessing.set_start_method(
@@ -182,7 +185,8 @@ def one_order(run: Path) -> bool:
 def one_chain(
     whole: Path, cut: Path, kills: list[Kill], workers: int, steps: int, line
 ) -> tuple[list[dict], list[str]]:
-    "A run with all the kills: each kill and where the next process went on, and what differs at the end from the run `whole`."
+    """A run with all the kills: each kill and where the next process went on, and what differs at the end
+    from the run `whole`."""
     rows = []
     for kill in kills:
         code = live(cut, kill, workers, steps)
@@ -209,7 +213,8 @@ def one_chain(
 def kill_and_resume(
     folder: Path, kills: list[Kill], workers: int = 0, steps: int = STEPS, chains: int = 1, line=print
 ) -> dict:
-    "The kills, shared out among `chains` runs side by side, and one run that nobody disturbs; what came of it."
+    """The kills, shared out among `chains` runs side by side, and one run that nobody disturbs; what came of
+    it."""
     assert live(folder / "whole", None, workers, steps) == 0, "the undisturbed run failed"
     shares = [kills[i::chains] for i in range(chains)]
     with ThreadPoolExecutor(chains) as pool:
@@ -219,7 +224,10 @@ def kill_and_resume(
                 range(chains),
             )
         )
-    happened = lambda rows: sum(r["killed"] for r in rows)
+
+    def happened(rows):
+        return sum(r["killed"] for r in rows)
+
     return {
         "attempted": sum(happened(rows) for rows, _ in ends),
         "survived": sum(happened(rows) for rows, wrong in ends if not wrong),

@@ -1,4 +1,5 @@
-"""Many pictures in one go: memory, a broken picture in the middle, a kill and going on; and two calls at once on one results folder."""
+"""Many pictures in one go: memory, a broken picture in the middle, a kill and going on; and two calls at once
+on one results folder."""
 
 import contextlib
 import json
@@ -62,7 +63,8 @@ def resident() -> float:
 
 
 def watched(words: list[str], log: Path, kill_after: int | None) -> None:
-    "In a process of its own: the command, with output and a line of memory for every picture in `log`; ended in the middle of a picture if asked."
+    """In a process of its own: the command, with output and a line of memory for every picture in `log`;
+    ended in the middle of a picture if asked."""
     remove_guard()
     torch.set_num_threads(1)
     import smpr.inference as inference
@@ -181,13 +183,6 @@ def two_calls(folder: Path, line: Callable = print) -> dict:
     said = [c.communicate()[0] for c in calls]
     records = sorted((folder / "figures" / "results").rglob("*.json"))
     whole = [r for r in records if isinstance(json.loads(r.read_text()).get("metrics", {}).get("AP"), float)]
-    trained = (
-        (folder / "runs" / "notebooks" / "table1" / "psm-smoke-s0.log")
-        .read_text()
-        .count("Executing notebook")
-        if records
-        else 0
-    )
     line(said[0][-300:], said[1][-300:])
     return {
         "calls": 2,

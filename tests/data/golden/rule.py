@@ -9,7 +9,8 @@ STRIDES = (8, 16, 32, 64, 128)
 
 
 def value(name, shape, seed):
-    "Array for one entry of the published state dict (`name` as in its list of shapes), before casting to float32."
+    """Array for one entry of the published state dict (`name` as in its list of shapes), before casting to
+    float32."""
     r = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32).standard_normal(shape)
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape)
@@ -32,7 +33,8 @@ def value(name, shape, seed):
 
 
 def head_features(seed, batch=3, height=512, width=640, channels=256):
-    "The five feature maps P3..P7, each (batch, channels, ceil(height/s), ceil(width/s)), float32, for head_SEED.npz."
+    """The five feature maps P3..P7, each (batch, channels, ceil(height/s), ceil(width/s)), float32, for
+    head_SEED.npz."""
     rng = np.random.RandomState(1000 + seed)
     return [
         rng.standard_normal((batch, channels, -(-height // s), -(-width // s))).astype(np.float32)
@@ -41,5 +43,6 @@ def head_features(seed, batch=3, height=512, width=640, channels=256):
 
 
 def network_image(seed, height=288, width=352):
-    "The (1, 3, height, width) float32 input, already normalised, of the whole network in network_KIND_SEED.npz."
+    """The (1, 3, height, width) float32 input, already normalised, of the whole network in
+    network_KIND_SEED.npz."""
     return np.random.RandomState(6000 + seed).uniform(-110, 140, (1, 3, height, width)).astype(np.float32)

@@ -1,6 +1,7 @@
 """Makes the numbers of this folder from the full ones:  python tests/data/golden/ship.py FOLDER
 
-Kept are seed 0, every detection, loss, target, gradient norm and soft-NMS case; of long arrays `LONG` rows, evenly
+Kept are seed 0, every detection, loss, target, gradient norm and soft-NMS case; of long arrays `LONG` rows,
+evenly
 spaced, whose indices `rows_pI` holds. Nothing is rounded. `rule.py` is the full folder's, laid out by ruff.
 """
 
