@@ -20,14 +20,7 @@ from torchvision.models.detection import keypointrcnn_resnet50_fpn
 import smpr.aggregation
 import smpr.losses
 from smpr.aggregation import conv_of, pick_path
-from smpr.assignment import (
-    AssignChoices,
-    AssignConfig,
-    Region,
-    assign_regions,
-    draw_choices,
-    refinement_persons,
-)
+from smpr.assignment import AssignConfig, Region, assign_regions, refinement_persons
 from smpr.data import PoseSet, load_set, read_image
 from smpr.deploy.export import (
     Deployed,
@@ -39,18 +32,9 @@ from smpr.deploy.export import (
     save_onnx,
     save_pt2,
 )
-from smpr.evaluation import PickChoices, coco_results, draw_pick, score_vs_oks
+from smpr.evaluation import coco_results, score_vs_oks
 from smpr.experiments.rows import HeadState, Row, frozen_sets, head_step, make_scale, row_config, start_state
-from smpr.inference import (
-    DecodeConfig,
-    ListChoices,
-    decode,
-    draw_list,
-    find_poses,
-    load,
-    predict_candidates,
-    soft_nms,
-)
+from smpr.inference import DecodeConfig, decode, find_poses, load, predict_candidates, soft_nms
 from smpr.losses import Targets, heatmap_targets, stack_targets
 from smpr.model import SMPR, ModelConfig, NeckName, fold_norms
 from smpr.representation import decode_pose, level_locations, level_sizes, oks, pseudo_boxes
@@ -60,7 +44,10 @@ from smpr.skeleton import COCO17, load_scene
 from smpr.structures import People, Predictions
 from smpr.training import step_batches
 from smpr.update import Ema, make_optimizer, make_state, small_config, train_step
+from smpr.viz.assignment import AssignChoices, draw_choices
 from smpr.viz.panels import as_png, corners
+from smpr.viz.score_vs_oks import PickChoices, draw_pick
+from smpr.viz.short_list import ListChoices, draw_list
 from smpr.winograd import quick_convs
 
 STRIDES = (8, 16, 32, 64, 128)

@@ -4,24 +4,18 @@
 
 # %% auto #0
 __all__ = ['Region', 'AssignConfig', 'level_range', 'region_boxes', 'assign_regions', 'oks_positives', 'refinement_persons',
-           'stand_in_poses', 'AssignedScene', 'assign_scene', 'draw_marks', 'draw_level', 'draw_assignment',
-           'AssignChoices', 'draw_choices']
+           'stand_in_poses']
 
 # %% ../nbs/03_assignment.ipynb #d5197a78
 # Shapes: P locations (all levels together), G persons, K keypoints. Index -1 means: nobody.
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
 import torch
-from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
-from .representation import Variant, level_locations, level_sizes, oks, pseudo_boxes
+from .representation import Variant, pseudo_boxes
 from .settings import take_choices
-from .skeleton import COCO17, COLORS, Scene, Skeleton
-from .viz.panels import slider
 
 # %% ../nbs/03_assignment.ipynb #e362e0ff
 class Region(StrEnum):
@@ -178,175 +172,3 @@ def stand_in_poses(
     away, nearest = away.min(1)
     draw = torch.randn(len(locations), keypoints.shape[1], 2, generator=torch.Generator().manual_seed(seed))
     return keypoints[nearest, :, :2] + noise * away[:, None, None] * draw.to(locations)
-
-# %% ../nbs/03_assignment.ipynb #fcc8897b
-@dataclass(frozen=True)
-class AssignedScene:
-    "Both choices for every location of a scene."
-
-    image: np.ndarray  # (H, W, 3) the picture, in its own size
-    size: tuple[int, int]  # (height, width) px after scaling; all px below are in this size
-    keypoints: Tensor  # (G, K, 3)
-    boxes: Tensor  # (G, 4) pseudo boxes, px
-    locations: Tensor  # (P, 2) px
-    strides: Tensor  # (P,) px
-    region: Tensor  # (P,) person of the first choice, -1 for none
-    refined: Tensor  # (P,) person of the second choice, -1 for none
-    config: AssignConfig
-
-# %% ../nbs/03_assignment.ipynb #b75ba0c6
-def assign_scene(
-    scene: Scene,  # picture and people
-    config: AssignConfig = AssignConfig(),  # the choices
-    scale: float = 1.0,  # enlarges the picture before assigning
-    noise: float = 0.35,  # of `stand_in_poses`
-    seed: int = 0,  # of `stand_in_poses`
-    level_strides: tuple[int, ...] = (8, 16, 32, 64, 128),  # px
-    skeleton: Skeleton = COCO17,  # its sigmas enter OKS
-) -> AssignedScene:
-    "Region and refinement positives of a scene, the latter for stand-in poses."
-    size = tuple(int(side * scale + 0.5) for side in scene.image.shape[:2])
-    keypoints = torch.tensor(scene.keypoints * (scale, scale, 1), dtype=torch.float32)
-    areas = torch.tensor(scene.areas * scale**2, dtype=torch.float32)
-    locations, strides = level_locations(level_sizes(*size, level_strides), level_strides)
-    boxes = pseudo_boxes(keypoints)
-    region = assign_regions(locations, strides, boxes, level_strides, config)
-    similarity = oks(
-        stand_in_poses(locations, keypoints, noise, seed), keypoints, areas, torch.tensor(skeleton.sigmas)
-    )
-    refined = refinement_persons(region, similarity, config)
-    return AssignedScene(scene.image, size, keypoints, boxes, locations, strides, region, refined, config)
-
-# %% ../nbs/03_assignment.ipynb #26f863b0
-def _outlines(
-    boxes: Tensor,  # (M, 4) px
-) -> Tensor:  # (M * 6, 2) px
-    "Corners of boxes as one line with gaps."
-    return torch.cat(
-        [
-            boxes[:, [0, 1, 2, 1, 2, 3, 0, 3, 0, 1]].reshape(-1, 5, 2),
-            boxes.new_full((len(boxes), 1, 2), torch.nan),
-        ],
-        1,
-    ).reshape(-1, 2)
-
-# %% ../nbs/03_assignment.ipynb #4a93b696
-def draw_marks(
-    ax,  # matplotlib axes
-    view: AssignedScene,  # from `assign_scene`
-    corners: dict[int, tuple],
-):  # stride (px) -> where the upper left corner of its picture lies, (x, y) px
-    "Boxes, regions and positives of levels; black rings mark refinement positives."
-    strides = torch.tensor(list(corners))
-    at = torch.tensor(list(corners.values()), dtype=torch.float32)  # (L, 2)
-    shift = sum((view.strides == s)[:, None] * at[n] for n, s in enumerate(corners))  # (P, 2)
-    drawn, places = torch.isin(view.strides, strides), view.locations + shift
-    regions = torch.stack(
-        [r.expand(-1, len(strides)) for r in region_boxes(view.boxes, strides, view.config)], -1
-    )  # (G, L, 4)
-    whole = view.boxes[:, None].expand_as(regions)
-    for g in range(len(view.boxes)):
-        color = COLORS[g % len(COLORS)]
-        for boxes, style in [(whole, "-")] + [(regions, "--")] * (view.config.region == Region.SHRUNK):
-            ax.plot(*_outlines(boxes[g] + at.repeat(1, 2)).T, style, color=color, lw=1)
-        ax.plot(*places[drawn & (view.region == g)].T, "o", color=color, ms=4)
-        ax.plot(*places[drawn & (view.refined == g)].T, "o", mfc=color, mec="k", mew=1.2, ms=6)
-
-# %% ../nbs/03_assignment.ipynb #8250084e
-def _counts(view: AssignedScene, stride: int) -> str:
-    "How many locations of a level are positives."
-    chosen, refined = (
-        ((view.strides == stride) & (owner >= 0)).sum() for owner in (view.region, view.refined)
-    )
-    return f"stride {stride}: {chosen} in a region, {refined} refined"
-
-# %% ../nbs/03_assignment.ipynb #6ec7a8ce
-def draw_level(
-    ax,  # matplotlib axes
-    view: AssignedScene,  # from `assign_scene`
-    stride: int,
-):  # px, the level to draw
-    "One level over the picture, its positives counted in the title."
-    height, width = view.size
-    ax.imshow(view.image, alpha=0.55, extent=(0, width, height, 0))
-    draw_marks(ax, view, {stride: (0, 0)})
-    ax.set_title(_counts(view, stride), fontsize=12)
-    ax.set(xlim=(0, width), ylim=(height, 0))
-    ax.axis("off")
-    return ax
-
-# %% ../nbs/03_assignment.ipynb #7f7ca950
-def _sheet(
-    image: np.ndarray, count: int, tile: tuple[int, int], gap: int, columns: int
-) -> tuple[np.ndarray, list[tuple]]:
-    "A white sheet with `count` pale copies of a picture, each (height, width) px, and their upper left places."
-    h, w = tile
-    small = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR), np.float32)
-    corners = [(n % columns * (w + gap), n // columns * (h + 2 * gap) + 2 * gap) for n in range(count)]
-    sheet = np.full((corners[-1][1] + h, columns * (w + gap) - gap, 3), 255, np.uint8)
-    for x, y in corners:
-        sheet[y : y + h, x : x + w] = 255 - 0.55 * (255 - small)
-    return sheet, corners
-
-# %% ../nbs/03_assignment.ipynb #d3b406b0
-def draw_assignment(
-    scene: Scene,  # picture and people
-    config: AssignConfig = AssignConfig(),  # the choices
-    scale: float = 1.0,  # enlarges the picture before assigning
-    noise: float = 0.35,  # of `stand_in_poses`
-    seed: int = 0,  # of `stand_in_poses`
-    level_strides: tuple[int, ...] = (8, 16, 32, 64, 128),  # px
-    skeleton: Skeleton = COCO17,  # its sigmas enter OKS
-) -> Figure:
-    "A figure with one picture per level: who learns whom. Same arguments, same figure."
-    view = assign_scene(scene, config, scale, noise, seed, level_strides, skeleton)
-    height, width = view.size
-    tile = (max(1, round(260 * height / width)), 260)  # px of the drawing
-    sheet, corners = _sheet(view.image, len(level_strides), tile, 8, min(3, len(level_strides)))
-    h, w = sheet.shape[:2]
-    figure = Figure(figsize=(w / 80, (h + 22) / 80), dpi=80)
-    ax = figure.add_axes((0, 0, 1, h / (h + 22)))
-    unit = width / tile[1]  # px of the scene per px of the drawing
-    ax.imshow(sheet, extent=(0, w * unit, h * unit, 0), interpolation="nearest", aspect="auto")
-    draw_marks(ax, view, {s: (x * unit, y * unit) for s, (x, y) in zip(level_strides, corners)})
-    for s, (x, y) in zip(level_strides, corners):
-        ax.text((x + tile[1] / 2) * unit, (y - 3) * unit, _counts(view, s), fontsize=10, ha="center")
-    ax.set(xlim=(0, w * unit), ylim=(h * unit, 0))
-    ax.axis("off")
-    chosen, refined = (view.region >= 0).sum(), (view.refined >= 0).sum()
-    figure.suptitle(
-        f"{chosen} positives by place, {refined} refined", fontsize=11, y=1 - 4 / (h + 22), va="top"
-    )
-    return figure
-
-# %% ../nbs/03_assignment.ipynb #c78c9d15
-@dataclass(frozen=True)
-class AssignChoices:
-    "What the panel of this chapter can choose."
-
-    scene: int = slider(0, 0, 3, 1)  # which of the scenes
-    rule: Variant = Variant.CODE  # options where paper and code differ
-    region: Region = Region.SHRUNK
-    half_side: float = slider(1.5, 0.25, 5, 0.25)  # strides, of the shrunk box
-    range_unit: float = slider(8.0, 2, 16, 1)  # strides, upper end of a level's range
-    oks_threshold: float = slider(0.5, 0, 1, 0.05)
-    enlarged: float = slider(1.0, 0.5, 4, 0.1)  # picture size before assigning
-
-    @property
-    def config(self) -> AssignConfig:
-        "The options of this chapter."
-        return AssignConfig.preset(
-            self.rule,
-            region=self.region,
-            half_side=self.half_side,
-            range_unit=self.range_unit,
-            oks_threshold=self.oks_threshold,
-        )
-
-# %% ../nbs/03_assignment.ipynb #b02f5296
-def draw_choices(
-    choices: AssignChoices,
-    scenes: tuple[Scene, ...],  # counted round when there are fewer than the slider offers
-) -> Figure:
-    "What the panel shows: all levels of one scene."
-    return draw_assignment(scenes[choices.scene % len(scenes)], choices.config, choices.enlarged)

@@ -4,19 +4,16 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'coco_results', 'check_results', 'read_results', 'coco_truth', 'coco_index', 'evaluate', 'detect_set',
-           'score_vs_oks', 'rank_correlation', 'draw_score_vs_oks', 'PickChoices', 'pick', 'draw_pick', 'clicked']
+           'score_vs_oks', 'rank_correlation']
 
 # %% ../nbs/12_evaluation.ipynb #0b947e42
 # Shapes: D detections, G persons, K keypoints.
 import contextlib
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
@@ -26,9 +23,8 @@ from .inference import TestConfig, find_poses
 from .model import SMPR
 from .representation import oks
 from .settings import SmprError
-from .skeleton import COCO17, COLORS, Skeleton
+from .skeleton import COCO17, Skeleton
 from .structures import Poses
-from .viz.panels import slider
 
 # %% ../nbs/12_evaluation.ipynb #84b5c2c8
 def coco_results(
@@ -205,93 +201,3 @@ def rank_correlation(
 
     ra, rb = ranks(np.asarray(a)), ranks(np.asarray(b))
     return float(np.corrcoef(ra, rb)[0, 1]) if len(set(ra)) > 1 and len(set(rb)) > 1 else 0.0
-
-# %% ../nbs/12_evaluation.ipynb #1de9aa02
-def draw_score_vs_oks(
-    ax,  # matplotlib axes
-    scores: np.ndarray,  # (D,) of `score_vs_oks`
-    best: np.ndarray,  # (D,) best OKS
-    label: str = "score",
-):  # what kind of score
-    "Scatter of score and true OKS on matplotlib axes, Spearman's rho in the title."
-    ax.scatter(scores, best, s=6, alpha=0.4)
-    ax.set(xlabel=label, ylabel="OKS with the truth", xlim=(0, 1), ylim=(0, 1))
-    ax.set_title(
-        f"Spearman's rho {rank_correlation(scores, best):.2f}, {len(scores)} detections", fontsize=11
-    )
-    return ax
-
-# %% ../nbs/12_evaluation.ipynb #99831843
-@dataclass(frozen=True)
-class PickChoices:
-    "A point of the score-against-OKS plot."
-
-    score: float = slider(0.5, 0, 1, 0.01)
-    quality: float = slider(0.9, 0, 1, 0.01)  # OKS with the truth
-
-# %% ../nbs/12_evaluation.ipynb #426e1630
-def pick(
-    scores: np.ndarray,  # (D,)
-    best: np.ndarray,  # (D,) best OKS
-    choices: PickChoices,
-) -> int:  # index of the detection
-    "The detection nearest to a point of the plot."
-    return int(np.hypot(scores - choices.score, best - choices.quality).argmin())
-
-# %% ../nbs/12_evaluation.ipynb #87bf1ac5
-def _draw_pose(ax, keypoints: np.ndarray, skeleton: Skeleton, color: str, label: str) -> None:
-    "Limbs between the labelled of K keypoints (x, y, v)."
-    limbs = [keypoints[list(e), :2] for e in skeleton.edges if (keypoints[list(e), 2] > 0).all()]
-    ax.add_collection(LineCollection(limbs, colors=color, linewidths=2.5, label=label), autolim=False)
-
-# %% ../nbs/12_evaluation.ipynb #07fbe409
-def draw_pick(
-    choices: PickChoices,
-    results: list[dict],  # COCO results
-    poses: PoseSet,  # the set with the truth
-    scores: np.ndarray,  # (D,) of `score_vs_oks`
-    best: np.ndarray,  # (D,) best OKS
-) -> Figure:
-    "The plot with the picked detection ringed, and its picture. Same arguments, same figure."
-    n, figure = pick(scores, best, choices), Figure(figsize=(9, 3.4), dpi=80)
-    ax, side = figure.add_axes((0.06, 0.13, 0.38, 0.77)), figure.add_axes((0.47, 0.02, 0.52, 0.88))
-    ax.plot(scores, best, ".", color="0.6", ms=4)
-    ax.plot(scores[n], best[n], "o", ms=11, mfc="none", mec=COLORS[1], mew=2)
-    ax.set(
-        xlim=(0, 1),
-        ylim=(0, 1),
-        xticks=[0, 0.5, 1],
-        yticks=[0, 0.5, 1],
-        xlabel="score",
-        ylabel="OKS with the truth",
-    )
-    r = next(r for r in poses.records if r.id == results[n]["image_id"])
-    side.imshow(read_image(poses.images / r.file, r.size), interpolation="nearest")
-    found = np.reshape(results[n]["keypoints"], (-1, 3))
-    if len(r.areas):
-        near = oks(
-            torch.tensor(found[None, :, :2]),
-            torch.tensor(r.keypoints),
-            torch.tensor(r.areas),
-            torch.tensor(poses.skeleton.sigmas),
-        )
-        _draw_pose(side, r.keypoints[int(near.argmax())], poses.skeleton, COLORS[5], "labelled")
-    _draw_pose(side, found, poses.skeleton, COLORS[1], "detected")
-    side.set(xlim=(-0.5, r.width - 0.5), ylim=(r.height - 0.5, -0.5))
-    side.axis("off")
-    side.legend(loc="lower right", fontsize=7)
-    figure.suptitle(
-        f"detection {n + 1} of {len(scores)}: picture {r.id}, score {scores[n]:.2f}, OKS {best[n]:.2f}",
-        fontsize=10,
-    )
-    return figure
-
-# %% ../nbs/12_evaluation.ipynb #8c50cb03
-def clicked(
-    figure: Figure,  # of `draw_pick`
-    x: float,
-    y: float,  # px of its PNG from the left and the top
-) -> PickChoices:
-    "The point of the plot under a pixel, pushed into the plot."
-    point = figure.axes[0].transData.inverted().transform((x, figure.bbox.height - y)).clip(0, 1)
-    return PickChoices(*(round(float(v), 2) for v in point))

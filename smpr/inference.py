@@ -5,20 +5,17 @@
 # %% auto #0
 __all__ = ['DecodeConfig', 'TestConfig', 'box_iou', 'soft_nms', 'best_locations', 'snap', 'place_keypoints', 'candidates',
            'select', 'decode', 'pose_overlap', 'vote', 'unmirror', 'fit_picture', 'predict_candidates', 'find_poses',
-           'shipped_weights', 'read_test', 'load', 'predict', 'Nms', 'Ranking', 'ListChoices', 'thin_out', 'draw_list']
+           'shipped_weights', 'read_test', 'load', 'predict']
 
 # %% ../nbs/11_inference.ipynb #1cb504c1
 # Shapes: N pictures, P locations, M candidates, D detected poses, K keypoints.
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -27,10 +24,9 @@ from .data import read_image, resize_factor
 from .model import SMPR, fold_norms
 from .representation import decode_pose, oks
 from .scoring import confidence
-from .settings import SmprError, resolve_device, take_choices
-from .skeleton import COCO17, COLORS, Skeleton
+from .settings import SmprError, resolve_device
+from .skeleton import Skeleton
 from .structures import Candidates, Poses, Predictions, Result
-from .viz.panels import slider
 from .winograd import quick_convs
 
 # %% ../nbs/11_inference.ipynb #cecc3eea
@@ -419,105 +415,3 @@ def predict(
         model.skeleton,
         name,
     )
-
-# %% ../nbs/11_inference.ipynb #ef46445b
-class Nms(StrEnum):
-    "What happens to a candidate near a better one."
-
-    HARD = "hard"  # dropped, boxes overlap
-    SOFT = "soft"  # loses score, boxes overlap (published code)
-    OKS = "oks"  # dropped, poses are alike
-
-# %% ../nbs/11_inference.ipynb #5f73e9c9
-class Ranking(StrEnum):
-    "Which score sorts the candidates."
-
-    PERSON = "person"  # p, the classification
-    POSE = "pose"  # q, the pose score (PSM)
-    PRODUCT = "product"  # p*q (Sec. III-F)
-
-# %% ../nbs/11_inference.ipynb #36de0efb
-@dataclass(frozen=True)
-class ListChoices:
-    "What the panel of this chapter can choose."
-
-    nms: Nms = Nms.SOFT
-    ranking: Ranking = Ranking.PRODUCT
-    score_threshold: float = slider(0.05, 0, 0.95, 0.05)  # on p, as in DecodeConfig
-    nms_threshold: float = slider(0.3, 0, 1, 0.05)  # overlap (IoU or OKS) from which a candidate suffers
-
-    def __post_init__(self):
-        take_choices(self)
-
-# %% ../nbs/11_inference.ipynb #7e2934ac
-def thin_out(
-    found: Candidates,
-    choices: ListChoices = ListChoices(),
-    skeleton: Skeleton = COCO17,
-    config: DecodeConfig = DecodeConfig(),  # its nms_min_score and keep
-) -> Poses:
-    "The short list under these choices; the default choices make that of `select`."
-    likely = found.person > choices.score_threshold
-    k, p, c = found.keypoints[likely], found.person[likely], found.confidence[likely]
-    left = {Ranking.PERSON: p, Ranking.POSE: c / p.clamp(min=1e-9), Ranking.PRODUCT: c}[
-        choices.ranking
-    ].clone()
-    boxes, picked, values = torch.cat([k.amin(1), k.amax(1)], -1).numpy(), [], []
-    while len(picked) < config.keep and len(left) and left.max() >= config.nms_min_score:
-        best = int(left.argmax())
-        picked.append(best), values.append(left[best].item())
-        near = (
-            pose_overlap(k[best], k, torch.tensor(skeleton.sigmas))
-            if choices.nms is Nms.OKS
-            else torch.from_numpy(box_iou(boxes[best], boxes))
-        )
-        left = torch.where(
-            near > choices.nms_threshold, left * (1 - near) if choices.nms is Nms.SOFT else -1.0, left
-        )
-        left[best] = -1
-    return Poses(k[picked], torch.tensor(values))
-
-# %% ../nbs/11_inference.ipynb #2950a0a4
-def _draw_short_list(ax, poses: Poses, skeleton: Skeleton, middles: Tensor) -> None:
-    "Limbs of each pose, the paler the lower its score, over the middles of all candidates."
-    ax.plot(*middles.T, ".", color="k", ms=2, alpha=0.35)
-    for n, (k, score) in reversed(list(enumerate(zip(poses.keypoints, poses.scores.tolist())))):
-        limbs = LineCollection(
-            k[torch.tensor(skeleton.edges)].numpy(),
-            colors=COLORS[n % len(COLORS)],
-            linewidths=2,
-            alpha=0.1 + 0.9 * score / poses.scores[0].item(),
-        )
-        ax.add_collection(limbs, autolim=False)
-
-# %% ../nbs/11_inference.ipynb #3bc67140
-def draw_list(
-    choices: ListChoices,
-    image: np.ndarray,  # (H, W, 3) uint8 RGB
-    found: Candidates,  # its candidates, of `predict_candidates`
-    skeleton: Skeleton = COCO17,
-) -> Figure:
-    "The short list over the picture beside its scores. Same arguments, same figure."
-    poses, likely = (
-        thin_out(found, choices, skeleton),
-        found.keypoints[found.person > choices.score_threshold],
-    )
-    figure, (h, w) = Figure(figsize=(9, 4), dpi=80), image.shape[:2]
-    ax, bars = figure.add_axes((0, 0, 0.62, 0.92)), figure.add_axes((0.67, 0.13, 0.32, 0.78))
-    ax.imshow(255 - (255 - image) // 5 * 3, interpolation="nearest")
-    _draw_short_list(ax, poses, skeleton, likely.mean(1))
-    ax.set(xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
-    ax.axis("off")
-    place = np.arange(len(poses.scores))
-    bars.bar(place, poses.scores.numpy(), color=[COLORS[n % len(COLORS)] for n in place])
-    bars.set(
-        xlim=(-0.6, 19.6),
-        ylim=(0, 1),
-        xticks=[0, 5, 10, 15],
-        xlabel=f"place in the list, sorted by {choices.ranking}",
-    )
-    figure.suptitle(
-        f"{len(likely)} likely candidates, {len(place)} poses in the list, {(poses.scores > 0.3).sum()} of them above 0.3",
-        fontsize=10,
-    )
-    return figure

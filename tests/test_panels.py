@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from smpr.assignment import AssignChoices, assign_scene, draw_choices
 from smpr.data import load_set, read_image
-from smpr.evaluation import PickChoices, clicked, draw_pick, pick, score_vs_oks
-from smpr.inference import ListChoices, draw_list, thin_out
+from smpr.evaluation import score_vs_oks
 from smpr.settings import load_settings
 from smpr.skeleton import Scene, load_scene
 from smpr.structures import Candidates, Poses
+from smpr.viz.assignment import AssignChoices, assign_scene, draw_choices
 from smpr.viz.panels import as_png, corners
+from smpr.viz.score_vs_oks import PickChoices, clicked, draw_pick, pick
+from smpr.viz.short_list import ListChoices, draw_list, thin_out
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smpr.assignment import (
-    AssignConfig,
-    Region,
-    assign_regions,
-    assign_scene,
-    oks_positives,
-    refinement_persons,
-)
+from smpr.assignment import AssignConfig, Region, assign_regions, oks_positives, refinement_persons
 from smpr.inference import box_iou, soft_nms
 from smpr.representation import (
     Variant,
@@ -32,6 +25,7 @@ from smpr.skeleton import (
     skeleton_from_category,
     skeleton_to_category,
 )
+from smpr.viz.assignment import assign_scene
 from smpr.winograd import kernel_products, winograd_conv
 
 P3_P7 = (8, 16, 32, 64, 128)

@@ -12,13 +12,15 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from smpr.assignment import AssignChoices, assign_scene, draw_choices
 from smpr.data import load_set
-from smpr.evaluation import PickChoices, detect_set, draw_pick, pick, score_vs_oks
-from smpr.inference import ListChoices, draw_list, load, predict_candidates, thin_out
+from smpr.evaluation import detect_set, score_vs_oks
+from smpr.inference import load, predict_candidates
 from smpr.settings import load_settings
 from smpr.skeleton import load_scene
+from smpr.viz.assignment import AssignChoices, assign_scene, draw_choices
 from smpr.viz.panels import as_png
+from smpr.viz.score_vs_oks import PickChoices, draw_pick, pick
+from smpr.viz.short_list import ListChoices, draw_list, thin_out
 
 PANEL = ".smpr-panel"
 READ_PICTURE = """async image => {
