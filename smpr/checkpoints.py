@@ -73,7 +73,7 @@ def save_weights(
     half: bool = False,  # store weights in 16 bits
 ) -> Path:
     "Write the weights of `model`, with its configuration and skeleton inside the same file."
-    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    state = model.state_dict()
     if half:
         state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
     notes = {
@@ -94,7 +94,7 @@ def write_tensors(state: dict[str, Tensor], path: str | Path, notes: dict[str, s
         mode = (
             half_done.stat().st_mode
         )  # as other files that this user writes; the library's own are for nobody else to read
-        save_file(state, half_done, metadata=notes)
+        save_file({k: t.detach().cpu().contiguous() for k, t in state.items()}, half_done, metadata=notes)
         half_done.chmod(mode)
         sync_path(half_done)
         half_done.replace(path)

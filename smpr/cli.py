@@ -547,14 +547,15 @@ def run_train(a: argparse.Namespace, changes: list[str]) -> int:
         run,
         val_set,
         start,
-        a.minutes,
-        a.steps,
-        settings.workers,
-        a.device or settings.device,
-        a.resume,
-        a.eval_every,
+        minutes=a.minutes,
+        steps=a.steps,
+        workers=settings.workers,
+        device=a.device or settings.device,
+        resume=a.resume,
+        eval_every=a.eval_every,
         compiled=a.compile,
     )
+    del summary["history"]  # it is in log.jsonl
     if int(os.environ.get("RANK", 0)) == 0:
         print(json.dumps(summary, default=str))
     return 0

@@ -6,14 +6,15 @@
 __all__ = ['Optimizer', 'Schedule', 'TrainConfig', 'Config', 'lr_factor', 'make_optimizer', 'Ema', 'forward_batch',
            'batch_losses', 'split_batch', 'backward_in_parts', 'backward_batch', 'rank_world', 'processes', 'wrap',
            'over_ranks', 'DepthwiseConv', 'quick_depthwise', 'small_config', 'TrainState', 'make_state', 'BadNumbers',
-           'train_step', 'keep_bad_step', 'replay_step', 'careful_step']
+           'train_step', 'keep_bad_step', 'replay_step']
 
 # %% ../nbs/13_update.ipynb #79b6b64c
-# Shapes: N images, P locations, K keypoints. A step is one update of the weights; a draw is one training sample.
+# Shapes: N images, P locations, K keypoints.
+# A step is one update of the weights; a draw is one training sample.
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
@@ -208,26 +209,24 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
 
 # %% ../nbs/13_update.ipynb #843403e1
 def backward_in_parts(model: nn.Module, net: SMPR, batch: Batch, config: Config) -> dict[str, Tensor]:
-    "Gradients of the whole batch's losses with the memory of one part: look at all parts, differentiate the losses, then each part."
+    "Gradients of the whole batch's losses with the memory of one part."
     parts = split_batch(batch, config.train.accumulate)
-    with torch.no_grad():
+    with torch.no_grad():  # first look at all parts, ...
         seen = [forward_batch(model, net, p, config) for p in parts]
-    names = [
-        n for n in ("person", "initial", "refined", "score", "heatmap") if getattr(seen[0], n) is not None
-    ]
+    names = ("person_logits", "initial", "refined", "score_logits", "heatmap_logits")
+    names = [n for n in names if getattr(seen[0], n) is not None]
     outputs = {n: torch.cat([getattr(s, n) for s in seen]).requires_grad_() for n in names}
     people = [p.to(net.mean.device) for p in batch.people]
     losses = compute_losses(replace(seen[0], **outputs), people, net.sigmas, config.assign, config.loss)
-    sum(losses.values()).backward()
+    sum(losses.values()).backward()  # ... then differentiate the losses, ...
     done = 0
-    for part in parts:
+    for part in parts:  # ... then each part
         rows = slice(done, done := done + len(part.people))
         wait = model.no_sync() if part is not parts[-1] and hasattr(model, "no_sync") else nullcontext()
         with wait:
             again = forward_batch(model, net, part, config)
-            torch.autograd.backward(
-                [getattr(again, n) for n in names], [outputs[n].grad[rows] for n in names]
-            )
+            gradients = [outputs[n].grad[rows] for n in names]
+            torch.autograd.backward([getattr(again, n) for n in names], gradients)
     return losses
 
 # %% ../nbs/13_update.ipynb #0b3bfc0a
@@ -242,14 +241,13 @@ def backward_batch(model: nn.Module, net: SMPR, batch: Batch, config: Config) ->
 # %% ../nbs/13_update.ipynb #82f77141
 def rank_world() -> tuple[int, int]:
     "Number of this process and of all training processes: 0 and 1 when there is no group."
-    return (
-        (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-    )
+    alone = not dist.is_available() or not dist.is_initialized()
+    return (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
 
 # %% ../nbs/13_update.ipynb #38661a63
 @contextmanager
 def processes(device: str = "auto") -> Iterator[torch.device]:
-    "This process's device; inside, the processes that torchrun started (if any) are one group. Raises `SmprError`."
+    "This process's device; inside, the processes that torchrun started are one group. Raises `SmprError`."
     place = resolve_device(device)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield place
@@ -266,13 +264,11 @@ def processes(device: str = "auto") -> Iterator[torch.device]:
 # %% ../nbs/13_update.ipynb #1e0bba38
 def wrap(net: SMPR, compiled: bool = False) -> nn.Module:  # compiled: by torch.compile
     "The network as the training step calls it: with several processes it averages their gradients."
-    model = torch.compile(net) if compiled else net
+    model, place = torch.compile(net) if compiled else net, net.mean.device
     if rank_world()[1] == 1:
         return model
-    place = net.mean.device
-    return DistributedDataParallel(
-        model, device_ids=[place.index] if place.type == "cuda" else None, broadcast_buffers=False
-    )
+    mine = [place.index] if place.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=mine, broadcast_buffers=False)
 
 # %% ../nbs/13_update.ipynb #f6e4c203
 def over_ranks(values: Tensor) -> Tensor:
@@ -393,6 +389,12 @@ class TrainState:
     step: int = 0  # updates done
     best: float = -1.0  # best validation AP so far, -1 before the first
 
+    @classmethod
+    def of(cls, net: SMPR, config: Config) -> "TrainState":
+        "A network before its first step, with its optimiser and its average."
+        ema = Ema(net, config.train.ema) if config.train.ema else None
+        return cls(net, make_optimizer(net, config.train), ema)
+
 # %% ../nbs/13_update.ipynb #4120d8c5
 def make_state(
     config: Config,
@@ -400,55 +402,53 @@ def make_state(
     device: torch.device | str = "cpu",
     start: dict[str, Tensor] | None = None,  # tensors of a state dict to begin with; the rest is random
 ) -> TrainState:
-    "A network, its optimiser and its average before the first step; the seed fixes the random numbers. Raises `SmprError`."
+    "A network, its optimiser and its average before the first step, as the seed says. Raises `SmprError`."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         net = SMPR(config.model, skeleton)
-    own = net.state_dict()
+    own = {name: tuple(t.shape) for name, t in net.state_dict().items()}
     for name, t in (start or {}).items():
-        if name not in own:
-            raise SmprError(
-                f"start weights: this network has no tensor '{name}'; leave it out or choose the same model options"
-            )
-        if t.shape != own[name].shape:
-            raise SmprError(
-                f"start weights: '{name}' is {tuple(t.shape)}, this network has {tuple(own[name].shape)}; choose the same model options"
-            )
+        if own.get(name) != tuple(t.shape):
+            said = f"start weights: '{name}' is {tuple(t.shape)}, this network has {own.get(name, 'none')}"
+            raise SmprError(f"{said}; leave it out or choose the same model options")
     net.load_state_dict(start or {}, strict=False)
     net = net.to(device, memory_format=torch.channels_last).tune().train()
     fold_norms(net.backbone, frozen_only=True)
     if config.train.bf16 and net.mean.device.type == "cpu":
         quick_depthwise(net)
-    return TrainState(
-        net, make_optimizer(net, config.train), Ema(net, config.train.ema) if config.train.ema else None
-    )
+    return TrainState.of(net, config)
 
 # %% ../nbs/13_update.ipynb #19f623bc
 class BadNumbers(SmprError):
     "A loss or gradient that is not finite."
 
 # %% ../nbs/13_update.ipynb #e0dc026a
-def train_step(model: nn.Module, state: TrainState, batch: Batch, config: Config) -> dict[str, float]:
-    "One update; returns losses, gradient norm and rate. Raises `BadNumbers`, with the weights untouched, when the loss is not finite."
+def train_step(
+    model: nn.Module,  # `state.net` or its wrapper
+    state: TrainState,
+    batch,  # a Batch, or whatever `losses_of` understands
+    config: Config,
+    losses_of: Callable | None = None,  # losses of (network, batch, config, step); None: `backward_batch`
+) -> dict[str, float]:
+    "One update; returns losses, gradient norm and rate. Raises `BadNumbers`, the weights as they were."
     t, params = config.train, [p for p in state.net.parameters() if p.requires_grad]
     factor = lr_factor(state.step, t)
     for group in state.optimizer.param_groups:
         group["lr"] = t.lr * group["factor"] * factor
     state.optimizer.zero_grad(set_to_none=True)
-    losses = backward_batch(model, state.net, batch, config)
+    if losses_of is None:
+        losses = backward_batch(model, state.net, batch, config)
+    else:
+        losses = losses_of(state.net, batch, config, state.step)
+        sum(losses.values()).backward()
     row = dict(zip(losses, over_ranks(torch.stack([v.detach().float() for v in losses.values()])).tolist()))
-    row |= {
-        "total": sum(row.values()),
-        "gradient": nn.utils.clip_grad_norm_(params, t.clip or math.inf).item(),
-        "lr": t.lr * factor,
-    }
-    if not all(math.isfinite(v) for v in row.values()):
-        name = next(k for k, v in row.items() if not math.isfinite(v))
-        first = state.step * t.batch
-        raise BadNumbers(
-            f"step {state.step + 1} (draws {first} to {first + t.batch - 1}, seed {t.seed}): {name} is {row[name]}; "
-            f"the last checkpoint is kept; lower train.lr or look at the pictures of these draws"
-        )
+    row["total"] = sum(row.values())
+    row["gradient"] = nn.utils.clip_grad_norm_(params, t.clip or math.inf).item()
+    row["lr"] = t.lr * factor
+    if bad := [name for name, v in row.items() if not math.isfinite(v)]:
+        draws = f"draws {state.step * t.batch} to {(state.step + 1) * t.batch - 1}, seed {t.seed}"
+        said = f"step {state.step + 1} ({draws}): {bad[0]} is {row[bad[0]]}; the last checkpoint is kept"
+        raise BadNumbers(f"{said}; lower train.lr or look at the pictures of these draws")
     state.optimizer.step()
     if state.ema:
         state.ema.update(state.net)
@@ -459,30 +459,20 @@ def train_step(model: nn.Module, state: TrainState, batch: Batch, config: Config
 def keep_bad_step(
     run: Path, state: TrainState, batch: Batch, stream: TrainStream, config: Config, error: BadNumbers
 ) -> BadNumbers:
-    "Write a step that failed into the run folder, for `replay_step`; returns the error that also names pictures and file."
+    "Write a step that failed into the run folder, for `replay_step`; returns the error that says so."
     rank, world = rank_world()
     mine = config.train.batch // world
     first = state.step * config.train.batch + rank * mine
     ids = [r.id for d in range(first, first + mine) for r in stream.shown(d)]
-    tensors = {f"net.{k}": v for k, v in state.net.state_dict().items()} | {
-        "images": batch.images,
-        "sizes": batch.sizes,
-    }
+    tensors = {f"net.{k}": v for k, v in state.net.state_dict().items()}
+    tensors |= {"images": batch.images, "sizes": batch.sizes}
     for i, p in enumerate(batch.people):
         tensors |= {f"people.{i}.{name}": getattr(p, name) for name in ("keypoints", "boxes", "areas")}
-    notes = {
-        "config": config_to_dict(config),
-        "skeleton": config_to_dict(state.net.skeleton),
-        "step": state.step + 1,
-        "pictures": ids,
-    }
-    text = f"{error}; pictures {', '.join(map(str, ids))}"
+    notes = {"config": config_to_dict(config), "skeleton": config_to_dict(state.net.skeleton)}
+    notes |= {"step": state.step + 1, "pictures": ids}
+    path, text = run / f"bad_step_{rank}.safetensors", f"{error}; pictures {', '.join(map(str, ids))}"
     try:
-        path = write_tensors(
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-            run / f"bad_step_{rank}.safetensors",
-            {k: json.dumps(v) for k, v in notes.items()},
-        )
+        write_tensors(tensors, path, {k: json.dumps(v) for k, v in notes.items()})
     except SmprError as e:
         return BadNumbers(f"{text}; {e}")
     return BadNumbers(f"{text}; see the step again with `smpr train --replay {path}`")
@@ -492,31 +482,16 @@ def replay_step(path: Path) -> dict:
     "Step, picture ids and losses of a step that `keep_bad_step` wrote, computed once more. Raises `SmprError`."
     notes = read_notes(path)
     try:
-        config, skeleton, state = (
-            Config.from_dict(notes["config"], str(path)),
-            config_from_dict(Skeleton, notes["skeleton"], str(path)),
-            load_file(path),
-        )
-        net, about = make_state(config, skeleton).net, {name: notes[name] for name in ("step", "pictures")}
+        config = Config.from_dict(notes["config"], str(path))
+        skeleton = config_from_dict(Skeleton, notes["skeleton"], str(path))
+        about, state = {name: notes[name] for name in ("step", "pictures")}, load_file(path)
+        net = make_state(config, skeleton).net
         net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
-        people = [
-            People(*(state[f"people.{i}.{name}"] for name in ("keypoints", "boxes", "areas")))
-            for i in range(len(state["sizes"]))
-        ]
+        fields = "keypoints", "boxes", "areas"
+        people = [People(*(state[f"people.{i}.{f}"] for f in fields)) for i in range(len(state["sizes"]))]
         with torch.no_grad():
             losses = batch_losses(net, net, Batch(state["images"], state["sizes"], people), config)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as e:
-        raise SmprError(
-            f"{path}: holds no step to replay ({str(e)[:80]}); give a bad_step_*.safetensors of a run folder"
-        ) from None
+        said = f"{path}: holds no step to replay ({str(e)[:80]})"
+        raise SmprError(f"{said}; give a bad_step_*.safetensors of a run folder") from None
     return about | {k: v.item() for k, v in losses.items()}
-
-# %% ../nbs/13_update.ipynb #42280e83
-def careful_step(
-    run: Path, model: nn.Module, state: TrainState, batch: Batch, stream: TrainStream, config: Config
-) -> dict[str, float]:
-    "`train_step`; a step that fails is kept in the run folder. Raises `BadNumbers`."
-    try:
-        return train_step(model, state, batch, config)
-    except BadNumbers as e:
-        raise keep_bad_step(run, state, batch, stream, config, e) from None

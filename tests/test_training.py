@@ -1,6 +1,8 @@
 """The training loop: resuming, limits, averages, accumulation, other skeletons, bad numbers."""
 
 import json
+import shutil
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +11,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from smpr.cli import main
 from smpr.data import load_set
 from smpr.evaluation import METRICS, evaluate
 from smpr.settings import SmprError
 from smpr.skeleton import COCO17, Skeleton
 from smpr.training import (
     Keeper,
+    RunConfig,
     check_same_config,
     find_checkpoint,
     load_checkpoint,
     load_run,
     measure,
     read_log,
+    seal,
     step_batches,
     train,
 )
@@ -91,7 +96,11 @@ def test_same_seed_same_run(uncut, tmp_path):
     train(tiny(seed=1), people("train", 10), tmp_path, steps=1, **QUIET)
     assert any(not torch.equal(t, tensors(tmp_path)[k]) for k, t in tensors(uncut[0]).items())
     before = (uncut[0] / "last" / "state.json").read_bytes()
-    assert train(tiny(), people("train", 10), uncut[0], **QUIET)["steps"] == 0
+    again = train(tiny(), people("train", 10), uncut[0], **QUIET)
+    assert again["steps"] == 0 and set(again["metrics"]) == set(METRICS)
+    assert {k: again[k] for k in ("metrics", "losses", "history")} == {
+        k: uncut[1][k] for k in ("metrics", "losses", "history")
+    }
     assert (uncut[0] / "last" / "state.json").read_bytes() == before
 
 
@@ -285,7 +294,7 @@ def test_best_is_the_best(tmp_path):
     "A worse measurement does not replace the best checkpoint."
     config, poses = tiny(), people("train", 4)
     state = make_state(config)
-    keeper = Keeper(tmp_path, state, config, poses, poses, progress=False)
+    keeper = Keeper(tmp_path, state, config, poses, poses, RunConfig(progress=False))
     import smpr.training
 
     for step, ap in enumerate((0.2, 0.5, 0.3), 1):
@@ -312,3 +321,54 @@ def test_compiled_training_is_the_same_training(uncut, tmp_path, monkeypatch):
     assert len(asked) == 1
     for name, t in tensors(tmp_path / "compiled").items():
         assert torch.equal(t, tensors(uncut[0])[name]), name
+
+
+def test_a_run_predicts_as_it_was_measured(uncut):
+    "`load_run` brings the test settings of the run along, not the defaults: 72x96 px, not 800x1333."
+    run, summary = uncut
+    net, val = load_run(run), people("val", 3)
+    assert net.test == replace(tiny().test, bf16=tiny().train.bf16) and net.test.short == 72
+    assert measure(net, val, net.test, progress=False) == summary["metrics"]
+
+
+def test_a_field_that_did_not_exist_counts_as_its_default(uncut, tmp_path, capsys):
+    "A checkpoint written before an option existed is resumed with the default, and one line says so."
+    run = tmp_path / "run"
+    shutil.copytree(uncut[0], run)
+    state = json.loads((run / "last" / "state.json").read_text())
+    del state["config"]["data"]["mosaic"], state["config"]["train"]["backbone_lr"]
+    state = {k: v for k, v in state.items() if k not in ("files", "digest")}
+    (run / "last" / "state.json").write_text(json.dumps(seal(run / "last", state)))
+    with pytest.raises(SmprError, match="backbone_lr"):  # 0.5 is not the default
+        train(tiny(), people("train", 10), run, **QUIET)
+    config = tiny(backbone_lr=1.0)
+    assert train(config, people("train", 10), run, **QUIET)["steps"] == 0
+    said = capsys.readouterr().err
+    assert "mosaic" in said and "defaults count" in said
+    with pytest.raises(SmprError, match="data.mosaic"):
+        train(replace(config, data=replace(config.data, mosaic=0.5)), people("train", 10), run, **QUIET)
+
+
+@pytest.mark.parametrize("option", ("steps", "eval_every", "save_every", "log_every"))
+def test_options_are_checked(option, tmp_path):
+    with pytest.raises(SmprError, match=f"{option} is 0"):
+        train(tiny(), people("train", 10), tmp_path, **QUIET | {option: 0})
+
+
+def test_one_step_is_found_in_few_calls(tmp_path, monkeypatch):
+    "From the command to the optimiser: at most six calls, whose code lies in few files."
+    stacks, real = [], torch.optim.AdamW.step
+
+    def step(*args, **kwargs):
+        frames = [f for f, _ in traceback.walk_stack(None) if "smpr" in f.f_globals["__name__"].split(".")]
+        stacks.append([(f.f_globals["__name__"], f.f_code.co_name) for f in reversed(frames)])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    monkeypatch.setenv("SMPR_WORKERS", "0")
+    small = ["--train.batch", "2", "--data.short", "72", "--data.long", "96", "--model.width", "16"]
+    small += ["--model.tower_depth", "1", "--model.norm_groups", "4", "--model.heatmap_width", "16"]
+    assert main(["train", "--run", str(tmp_path / "run"), "--steps", "1", "--device", "cpu", *small]) == 0
+    (path,) = stacks
+    assert [name for _, name in path][-2:] == ["train", "train_step"] and len(path) + 1 <= 6, path
+    assert len({module for module, _ in path}) <= 10, path

@@ -138,7 +138,7 @@ GUARDS = {
     ),
     "bad step": Guard(
         "a step that is not finite is kept with its picture ids",
-        Put("update.keep_bad_step", lambda *a: a[-1]),
+        Put("training.keep_bad_step", lambda *a: a[-1]),
         "test_bad_step_names_pictures_and_replays",
     ),
     "skipped people": Guard(

@@ -18,7 +18,6 @@ import torch.utils.tensorboard  # here, before processes are forked, it is loade
 from safetensors.torch import load_file
 
 import smpr.training as training
-import smpr.update as update
 from smpr.data import load_set
 from smpr.settings import load_settings
 from smpr.training import find_checkpoint, read_log, train
@@ -79,7 +78,7 @@ def arm(kill: Kill | None) -> None:
 
         return call
 
-    update.train_step = counted("step", update.train_step)
+    training.train_step = counted("step", training.train_step)
     smpr.evaluation.find_poses = counted("evaluation", smpr.evaluation.find_poses)
     for module, name in (
         (training, "sync_path"),
@@ -100,18 +99,15 @@ def life(run: Path, kill: Kill | None, workers: int, steps: int) -> None:
         "fork", force=True
     )  # for the processes that load pictures, as in any other process
     arm(kill)
-    real = update.train_step
+    real = training.train_step
 
-    def noted(model, state, batch, config):
+    def noted(model, state, batch, config, losses_of):
         digest = hashlib.sha256(batch.images.numpy().tobytes()).hexdigest()[:16]
         with run.with_suffix(".batches").open("a") as f:
             f.write(f"{state.step} {digest}\n")
-        return real(model, state, batch, config)
+        return real(model, state, batch, config, losses_of)
 
-    update.train_step, training.show_poses = (
-        noted,
-        lambda *a: None,
-    )  # pictures for TensorBoard take longer than all the rest
+    training.train_step = noted
     train(
         mini(steps),
         people("train", 10),
@@ -123,6 +119,7 @@ def life(run: Path, kill: Kill | None, workers: int, steps: int) -> None:
         eval_every=8,
         save_every=5,
         log_every=3,
+        sheets=False,  # they take longer than all the rest
     )
 
 
