@@ -1,12 +1,10 @@
 """What the generator of rendered people costs, and how its people compare with COCO's.
 
-    python benchmarks/render.py [--count 300] [--coco ../shared/coco/train/person_keypoints.json] [--prototype
-    ../shared/synth/train/person_keypoints.json]
+    python benchmarks/render.py [--count 300] [--coco FILE] [--prototype FILE]
 
 Writes figures/results/rendered_statistics.json (speed, memory, same bytes, statistics of each set) and the
-contact sheet figures/rendered_sheet.jpg.
-Of a COCO set whose images name `coco_split`, only the val2017 part counts: there every person has a box.
-Needs pip install 'smpr[render]'."""
+contact sheet figures/rendered_sheet.jpg. Of a COCO set whose images name `coco_split`, only the val2017 part
+counts: there every person has a box. Needs pip install 'smpr[render]'."""
 
 import argparse
 import hashlib
@@ -33,8 +31,7 @@ from smpr.skeleton import COCO17
 
 
 def cost(count: int) -> dict:
-    """Seconds of one core for a picture, and memory after a third and after all of them, of a process that
-    does nothing else."""
+    "Seconds of one core for a picture, memory after a third and all of them; alone in its process."
     render_picture(body_model(), RenderConfig(), 99, 0)
     began, peaks = time.process_time(), []
     for n in range(count):
@@ -82,16 +79,19 @@ def sheet(folder: Path, content: dict, columns: int = 6, rows: int = 4) -> Image
         whole.paste(picture, place)
         pen = ImageDraw.Draw(picture)
         for a in by.get(image["id"], []):
-            p = np.array(a["keypoints"]).reshape(-1, 3)
-            for i, j in COCO17.edges:
-                if p[i, 2] and p[j, 2]:
-                    pen.line([*p[i, :2], *p[j, :2]], fill=(255, 210, 0), width=2)
-            for x, y, v in p[p[:, 2] > 0]:
-                pen.ellipse(
-                    [x - 2.5, y - 2.5, x + 2.5, y + 2.5], fill=(60, 220, 60) if v == 2 else (230, 40, 40)
-                )
+            draw_skeleton(pen, np.array(a["keypoints"]).reshape(-1, 3))
         whole.paste(picture, (place[0], place[1] + height + 4))
     return whole
+
+
+def draw_skeleton(pen: ImageDraw.ImageDraw, p: np.ndarray) -> None:
+    "Bones yellow, keypoints green where visible and red where hidden."
+    for i, j in COCO17.edges:
+        if p[i, 2] and p[j, 2]:
+            pen.line([*p[i, :2], *p[j, :2]], fill=(255, 210, 0), width=2)
+    for x, y, v in p[p[:, 2] > 0]:
+        colour = (60, 220, 60) if v == 2 else (230, 40, 40)
+        pen.ellipse([x - 2.5, y - 2.5, x + 2.5, y + 2.5], fill=colour)
 
 
 def main() -> None:

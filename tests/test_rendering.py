@@ -1,5 +1,4 @@
-"""Rendered people: what must hold for any picture. The parts that need a body are skipped without `pip
-install 'smpr[render]'`."""
+"""Rendered people: what must hold for any picture; needs smpr[render] for the parts with a body."""
 
 import json
 from dataclasses import replace
@@ -30,8 +29,7 @@ SMALL = RenderConfig(width=96, height=72)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
 @settings(max_examples=40, deadline=None)
 def test_both_rasterisers_see_the_same(seed, triangles):
-    """The NumPy version and the loop agree on depth and triangle, whatever lies behind the camera or across
-    the border."""
+    "NumPy and the loop agree, whatever lies behind the camera or across the border."
     points = np.random.default_rng(seed).uniform((-20, -20, -0.2), (52, 44, 1), (3 * triangles, 3))
     faces = np.arange(3 * triangles).reshape(-1, 3)
     a, b = (rasterise(points, faces, 32, 24, fast) for fast in (None, False))
@@ -81,9 +79,8 @@ def test_mask_fields_are_what_pycocotools_reads(height, width, seed):
     mask[height // 2, width // 2] = True
     fields = mask_fields(mask)
     code = {"size": fields["segmentation"]["size"], "counts": fields["segmentation"]["counts"].encode()}
-    assert np.array_equal(coding.decode(code).astype(bool), mask) and fields[
-        "area"
-    ] == mask.sum() == coding.area(code)
+    assert np.array_equal(coding.decode(code).astype(bool), mask)
+    assert fields["area"] == mask.sum() == coding.area(code)
     assert fields["bbox"] == coding.toBbox(code).tolist()
 
 
@@ -112,6 +109,7 @@ def test_turn_keeps_its_axis():
         {"tall": (1.0,)},
         {"quality": 99},
         {"grain": float("nan")},
+        {"people": (0.5, -0.1)},
     ],
 )
 def test_settings_that_make_no_picture_are_refused(wrong):
@@ -121,10 +119,10 @@ def test_settings_that_make_no_picture_are_refused(wrong):
 
 def test_without_the_extra_one_line_says_so(tmp_path, monkeypatch, capsys):
     from smpr.cli import main
-    from smpr.rendering import people as rendering
+    from smpr.rendering import bodies
 
     monkeypatch.setattr(
-        rendering, "missing_extra", lambda: "rendering people needs anny; pip install 'smpr[render]'"
+        bodies, "missing_extra", lambda: "rendering people needs anny; pip install 'smpr[render]'"
     )
     assert main(["render", str(tmp_path / "out"), "--count", "2"]) == 2
     said = capsys.readouterr().err
@@ -139,11 +137,11 @@ def test_one_and_two_workers_write_the_same_and_a_broken_set_goes_on(tmp_path):
     (two / "images" / "000001.jpg").unlink()
     (two / "parts").mkdir()
     render_set(two, 4, SMALL, seed=5, workers=2)
-
-    def files(folder):
-        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-    assert files(one) == files(two)
+    contents = [
+        {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        for folder in (one, two)
+    ]
+    assert contents[0] == contents[1]
     with pytest.raises(SmprError, match="recipe.json"):
         render_set(one, 4, replace(SMALL, grain=0.1), seed=5)
 
@@ -161,6 +159,12 @@ def test_small_people_keep_their_box_only():
     for n in range(6):
         for a in render_picture(body_model(), SMALL, 4, n)[1]:
             assert a["area"] >= SMALL.labelled or a["num_keypoints"] == 0
-            assert a["num_keypoints"] == sum(v > 0 for v in a["keypoints"][2::3]) and set(
-                a["keypoints"][2::3]
-            ) <= {0, 1, 2}
+            flags = a["keypoints"][2::3]
+            assert a["num_keypoints"] == sum(v > 0 for v in flags) and set(flags) <= {0, 1, 2}
+
+
+def test_a_set_without_keypoints_is_not_described():
+    person = {"image_id": 1, "bbox": [0, 0, 9, 9], "num_keypoints": 0, "keypoints": [0] * 51}
+    content = {"images": [{"id": 1, "width": 96, "height": 72}], "annotations": [person]}
+    with pytest.raises(SmprError, match="nobody with keypoints"):
+        describe_set(content)

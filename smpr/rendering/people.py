@@ -14,111 +14,59 @@ import importlib.util
 import io
 import json
 import multiprocessing
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Len
 from PIL import Image
+from pycocotools import mask as coding
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
-from smpr.rendering.bodies import (
-    SKIN,
-    BodyModel,
-    Cloth,
-    Person,
-    cloth_colour,
-    dress,
-    make_body,
-    missing_extra,
-    noise,
-    person_colour,
-    sample_build,
-    sample_cloth,
-    sample_outfit,
-    sample_pose,
-    turn,
-)
-from smpr.rendering.rasteriser import (
-    Camera,
-    Mesh,
-    box,
-    egg,
-    join,
-    lathe,
-    normals,
-    project_points,
-    rasterise,
-    surface,
-    visible,
-)
-from ..settings import SmprError, atomic_write
+from ..config import RISING, Count, NotNegative, Options, Positive, Share, SmprError, Span, Whole
+from . import bodies, rasteriser
+from .bodies import BodyModel, Cloth, Person, cloth_colour, noise, pick, tables, turn, unit
+from .rasteriser import Camera, Mesh, box, egg, join, lathe, mix, rasterise
+from ..settings import atomic_write
 from ..skeleton import COCO17, skeleton_to_category
 
 # %% ../../nbs/rendering/people.ipynb #02885a0d
+_Shares = Annotated[tuple[NotNegative, ...], Len(1, 99)]
+
+
 @dataclass(frozen=True)
-class RenderConfig:
+class RenderConfig(Options):
     "How pictures are made."
 
-    width: int = 320  # px
-    height: int = 240  # px
-    finer: int = 2  # the picture is drawn this many times finer and averaged
-    people: tuple = (
-        0.40,
-        0.16,
-        0.10,
-        0.07,
-        0.06,
-        0.05,
-        0.04,
-        0.03,
-        0.03,
-        0.02,
-        0.02,
-        0.02,
-    )  # share of pictures with 1, 2, ... persons
-    tall: tuple = (
-        0.27,
-        1.4,
-    )  # a standing first person's height, of the picture's height; drawn evenly by ratio
-    groups: float = 0.45  # share of pictures whose people stand close together
-    pairs: float = 0.25  # share of people in a group who turn to the one before them
-    noticed: float = (
-        1.0  # how many hidden keypoints are labelled, relative to COCO's annotators; 4 labels nearly all
-    )
-    motion: float = 0.12  # share of pictures with motion blur
-    soft: float = 0.25  # share of slightly unsharp pictures
-    cast: float = 0.05  # spread of the colour cast, as a factor of each channel
-    grain: float = 0.012  # largest sigma of the sensor's noise, of 1
-    quality: int = 85  # JPEG
-    labelled: int = 32 * 32  # px^2; persons with less of a mask keep their box but have no keypoints (COCO)
+    width: Annotated[int, Ge(32)] = 320  # px
+    height: Annotated[int, Ge(32)] = 240  # px
+    finer: Count = 2  # the picture is drawn this many times finer and averaged
+    # share of pictures with 1, 2, ... persons
+    people: _Shares = (0.40, 0.16, 0.10, 0.07, 0.06, 0.05, 0.04, 0.03, 0.03, 0.02, 0.02, 0.02)
+    # a standing first person's height, of the picture's height; drawn evenly by ratio
+    tall: Annotated[tuple[Positive, Positive], RISING] = (0.27, 1.4)
+    groups: Share = 0.45  # share of pictures whose people stand close together
+    pairs: Share = 0.25  # share of people in a group who turn to the one before them
+    # how many hidden keypoints are labelled, relative to COCO's annotators; 4 labels nearly all
+    noticed: NotNegative = 1.0
+    motion: Share = 0.12  # share of pictures with motion blur
+    soft: Share = 0.25  # share of slightly unsharp pictures
+    cast: NotNegative = 0.05  # spread of the colour cast, as a factor of each channel
+    grain: NotNegative = 0.012  # largest sigma of the sensor's noise, of 1
+    quality: Annotated[int, Span(1, 95)] = 85  # JPEG
+    labelled: Whole = 32 * 32  # px^2; who has less of a mask keeps the box but has no keypoints (COCO)
 
-    def __post_init__(self):
-        shares = {"groups": self.groups, "pairs": self.pairs, "motion": self.motion, "soft": self.soft}
-        for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise SmprError(f"{name} {value}: give a share from 0 to 1")
-        for name, least in (
-            ("width", 32),
-            ("height", 32),
-            ("finer", 1),
-            ("quality", 1),
-            ("labelled", 0),
-            ("noticed", 0),
-            ("cast", 0),
-            ("grain", 0),
-        ):
-            if not getattr(self, name) >= least:
-                raise SmprError(f"{name} {getattr(self, name)}: give {least} or more")
-        if self.quality > 95:
-            raise SmprError(f"quality {self.quality}: give at most 95")
-        if not self.people or min(self.people) < 0 or sum(self.people) <= 0:
-            raise SmprError(f"people {self.people}: give the share of pictures with 1, 2, ... persons")
-        if len(self.tall) != 2 or not 0 < self.tall[0] <= self.tall[1]:
-            raise SmprError(f"tall {self.tall}: give the least and the most, of the picture's height")
+    def conflict(self) -> str | None:
+        return None if sum(self.people) else f"people is {self.people}; give at least one share above 0"
 
 # %% ../../nbs/rendering/people.ipynb #f576abd4
 @dataclass(frozen=True)
@@ -180,20 +128,16 @@ def sample_material(kind: str, rng: np.random.Generator) -> Cloth:
     "Draw wood, metal, leaves, paint, stone, brick or a photograph."
     u = rng.uniform
     if kind == "photo":
-        return Cloth(str(rng.choice(PHOTOS)), often=u(0.5, 1.2))
+        return Cloth(pick(rng, PHOTOS), often=u(0.5, 1.2))
     if kind == "paint":
-        return replace(sample_cloth(rng, ("plain", "plain", "plain", "stripes", "blotches")), often=u(2, 10))
+        return replace(bodies.sample_cloth(rng, tables()["outfit"]["paint"]), often=u(2, 10))
     grey, green = u(0.15, 0.75), np.array([u(0.10, 0.35), u(0.22, 0.42), u(0.05, 0.2)])
-    colour = {
-        "wood": np.array([0.50, 0.34, 0.20]) * u(0.4, 1.4),
-        "metal": np.full(3, grey),
-        "leaves": green * u(0.6, 1.2),
-        "stone": np.array([grey, grey * 0.97, grey * 0.92]),
-        "brick": np.array([0.62, 0.36, 0.27]) * u(0.6, 1.3),
-    }[kind]
-    return Cloth(
-        {"metal": "plain", "stone": "gravel"}.get(kind, kind), tuple(np.clip(colour, 0, 1)), often=u(0.6, 1.6)
-    )
+    factors = {"wood": u(0.4, 1.4), "leaves": u(0.6, 1.2), "brick": u(0.6, 1.3)}
+    colours = {"wood": [0.50, 0.34, 0.20], "brick": [0.62, 0.36, 0.27], "leaves": green}
+    colours |= {"metal": [grey] * 3, "stone": [grey, grey * 0.97, grey * 0.92]}
+    colour = np.array(colours[kind]) * factors.get(kind, 1)
+    look = {"metal": "plain", "stone": "gravel"}.get(kind, kind)
+    return Cloth(look, tuple(np.clip(colour, 0, 1)), often=u(0.6, 1.6))
 
 # %% ../../nbs/rendering/people.ipynb #c08e6d30
 def material_colour(
@@ -217,8 +161,7 @@ def material_colour(
 # %% ../../nbs/rendering/people.ipynb #c5077791
 def _stand(person: Person, spot: np.ndarray, yaw: float) -> Thing:
     "A person turned and set on the ground at (x, y)."
-    r = turn("z", yaw)
-    drawn = np.unique(person.mesh.faces)
+    r, drawn = turn("z", yaw), np.unique(person.mesh.faces)
     low = (person.mesh.vertices[drawn] @ r.T)[:, 2].min() - person.body.pose.lift
     shift = np.array([spot[0], spot[1], -low])
     return Thing(person.mesh.moved(shift, r), person.rest, None, person, person.body.keypoints @ r.T + shift)
@@ -226,154 +169,135 @@ def _stand(person: Person, spot: np.ndarray, yaw: float) -> Thing:
 # %% ../../nbs/rendering/people.ipynb #c649f90f
 def _seat_and_table(thing: Thing, yaw: float, rng: np.random.Generator) -> list[Thing]:
     "A stool, bench or chair below the hips, a table before them."
-    pose, out, r = thing.person.body.pose, [], turn("z", yaw)
-    hips, rest = thing.keypoints[11:13].mean(0), thing.person.rest
-    under = (
-        (rest[:, 2] < 0.02)
-        & (rest[:, 2] > -0.16)
-        & (rest[:, 1] > 0.03)
-        & (thing.person.marks["along"] < -0.3)
-        & (thing.person.part == SKIN)
-    )
+    person, hips, r, found = thing.person, thing.keypoints[11:13].mean(0), turn("z", yaw), []
+    _, y, z = person.rest.T
+    trunk = (person.part == bodies.SKIN) & (person.marks["along"] < -0.3)
+    under = trunk & (z < 0.02) & (z > -0.16) & (y > 0.03)
     high = max(thing.mesh.vertices[under, 2].min() - 0.01, 0.08)
-    if pose.seat:
-        seat = (
-            box(rng.choice([0.45, 0.55, 1.4]), 0.45, high) if rng.random() < 0.4 else _table(0.45, 0.45, high)
-        )
+    if person.body.pose.seat:
+        bench = rng.random() < 0.4
+        seat = box(rng.choice([0.45, 0.55, 1.4]), 0.45, high) if bench else _table(0.45, 0.45, high)
         if rng.random() < 0.6:
             seat = join([seat, box(0.45, 0.04, 0.5).moved((0, 0.21, high))])
-        out.append((seat, hips + r @ [0, 0.08, 0]))
-    if pose.table:
-        out.append(
-            (
-                _table(rng.uniform(0.8, 1.6), rng.uniform(0.6, 0.9), high + rng.uniform(0.22, 0.3)),
-                hips + r @ [0, -0.78, 0],
-            )
-        )
-    return [
-        Thing(
-            m.moved((p[0], p[1], 0), r),
-            m.vertices,
-            sample_material(str(rng.choice(["wood", "wood", "metal", "paint"])), rng),
-        )
-        for m, p in out
-    ]
+        found.append((seat, 0.08))
+    if person.body.pose.table:
+        size = rng.uniform(0.8, 1.6), rng.uniform(0.6, 0.9), high + rng.uniform(0.22, 0.3)
+        found.append((_table(*size), -0.78))
+    out = []
+    for mesh, behind in found:
+        x, y, _ = hips + r @ [0, behind, 0]
+        material = sample_material(pick(rng, ["wood", "wood", "metal", "paint"]), rng)
+        out.append(Thing(mesh.moved((x, y, 0), r), mesh.vertices, material))
+    return out
 
 # %% ../../nbs/rendering/people.ipynb #4f20908e
 def _table(width: float, depth: float, height: float) -> Mesh:
     "A board on four legs."
-    legs = [
-        box(0.05, 0.05, height - 0.04).moved((x * (width / 2 - 0.04), y * (depth / 2 - 0.04), 0))
-        for x in (-1, 1)
-        for y in (-1, 1)
-    ]
+    leg, x, y = box(0.05, 0.05, height - 0.04), width / 2 - 0.04, depth / 2 - 0.04
+    legs = [leg.moved((i * x, j * y, 0)) for i in (-1, 1) for j in (-1, 1)]
     return join([box(width, depth, 0.04).moved((0, 0, height - 0.04)), *legs])
 
 # %% ../../nbs/rendering/people.ipynb #96f5236e
 def sample_clutter(rng: np.random.Generator) -> list[tuple]:  # (Mesh, Cloth) of its parts
     "Draw a thing that stands about: crate, pole, tree, table, shelf, sign, car ..."
     kinds = clutter_kinds()
-    parts = kinds[str(rng.choice(list(kinds)))](rng.uniform)
-    return [(mesh, sample_material(str(rng.choice(of.split())), rng)) for mesh, of in parts]
+    parts = kinds[pick(rng, list(kinds))](rng.uniform)
+    return [(mesh, sample_material(pick(rng, of.split()), rng)) for mesh, of in parts]
 
 # %% ../../nbs/rendering/people.ipynb #ee3b632c
-def clutter_kinds() -> dict:
+def clutter_kinds() -> dict[str, Callable]:
     "Name -> function of `uniform` that gives parts as (mesh, materials to choose from)."
-    crown = lambda u, low, r: join(
-        [egg(q, 2 * q + 0.01).moved((u(-0.5, 0.5), u(-0.5, 0.5), low + u(0, 0.9))) for q in u(*r, 7)]
-    )
+    simple = {name: partial(_one_part, *row) for name, row in tables()["clutter"].items()}
+    made = (_bush, _fence, _tree, _shelf, _car, _sign, _parasol)
+    return simple | {function.__name__[1:]: function for function in made}
 
-    def tree(u):
-        h = u(1.2, 2.5)
-        return [(lathe([(0.13, 0), (0.08, h)]), "wood"), (crown(u, h - 0.5, (0.35, 0.8)), "leaves")]
 
-    def shelf(u):
-        w, n, step = u(0.6, 1.6), int(u(2, 5.99)), u(0.3, 0.45)
-        boards = [box(w, 0.3, 0.03).moved((0, 0, i * step)) for i in range(n + 1)] + [
-            box(0.03, 0.3, n * step).moved((x, 0, 0)) for x in (-w / 2, w / 2)
-        ]
-        return [(join(boards), "wood metal")] + [
-            (
-                box(u(0.1, w * 0.4), 0.2, u(0.1, step * 0.9)).moved((u(-0.25, 0.25) * w, 0, i * step)),
-                "paint paint photo wood",
-            )
-            for i in range(n)
-        ]
+def _one_part(shape: str, numbers: list, of: str, u: Callable) -> list[tuple]:
+    shapes = {"box": box, "egg": egg, "ball": _ball, "table": _table, "cone": _cone, "bin": _bin}
+    return [(shapes[shape](*(u(*n) if isinstance(n, list) else n for n in numbers)), of)]
 
-    car = lambda u: [
-        (join([box(1.7, 4, 0.7).moved((0, 0, 0.25)), box(1.4, 2, 0.5).moved((0, 0, 0.95))]), "paint metal"),
-        (join([egg(0.3, 0.6).moved((x, y, 0)) for x in (-0.8, 0.8) for y in (-1.3, 1.3)]), "metal"),
-    ]
-    sign = lambda u: [
-        (lathe([(0.04, 0), (0.04, h := u(1.5, 2.5))]), "metal"),
-        (box(u(0.4, 1), 0.04, u(0.3, 0.8)).moved((0, 0, h - 0.2)), "photo photo paint"),
-    ]
-    parasol = lambda u: [
-        (lathe([(0.03, 0), (0.03, 2.3)]), "metal"),
-        (lathe([(u(0.8, 1.3), 1.9), (0.01, 2.35)]), "paint"),
-    ]
-    return {
-        "box": lambda u: [(box(u(0.2, 1.2), u(0.2, 0.9), u(0.2, 1.4)), "wood paint stone brick photo")],
-        "pole": lambda u: [(lathe([(0.06, 0), (0.04, u(2, 4))]), "metal wood")],
-        "post": lambda u: [(egg(u(0.08, 0.18), u(0.6, 1.4)), "stone metal paint")],
-        "ball": lambda u: [(egg(r := u(0.1, 0.3), 2 * r), "paint")],
-        "cone": lambda u: [(lathe([(u(0.15, 0.35), 0), (0.03, u(0.4, 0.9))]), "paint")],
-        "panel": lambda u: [(box(u(0.6, 2), 0.06, u(0.8, 2.2)), "photo photo brick wood paint")],
-        "table": lambda u: [(_table(u(0.7, 1.6), u(0.5, 0.9), u(0.65, 0.8)), "wood metal")],
-        "bin": lambda u: [(lathe([(r := u(0.15, 0.3), 0), (r * 1.1, u(0.4, 0.9))]), "metal paint stone")],
-        "bush": lambda u: [(crown(u, -0.2, (0.2, 0.55)), "leaves")],
-        "fence": lambda u: [
-            (
-                join(
-                    [box(0.06, 0.06, 1).moved((x, 0, 0)) for x in np.arange(-1.5, 1.6, 0.3)]
-                    + [box(3.1, 0.04, 0.06).moved((0, 0, z)) for z in (0.25, 0.8)]
-                ),
-                "wood metal",
-            )
-        ],
-        "tree": tree,
-        "shelf": shelf,
-        "car": car,
-        "sign": sign,
-        "parasol": parasol,
-    }
+
+def _ball(radius: float) -> Mesh:
+    return egg(radius, 2 * radius)
+
+
+def _cone(bottom: float, top: float, height: float) -> Mesh:
+    return lathe([(bottom, 0), (top, height)])
+
+
+def _bin(radius: float, height: float) -> Mesh:
+    return _cone(radius, radius * 1.1, height)
+
+
+def _crown(u: Callable, low: float, least: float, most: float) -> Mesh:
+    "Seven balls of leaves."
+    radii = u(least, most, 7)
+    return join([egg(r, 2 * r + 0.01).moved((u(-0.5, 0.5), u(-0.5, 0.5), low + u(0, 0.9))) for r in radii])
+
+# %% ../../nbs/rendering/people.ipynb #c1077e01
+def _bush(u: Callable) -> list[tuple]:
+    return [(_crown(u, -0.2, 0.2, 0.55), "leaves")]
+
+
+def _fence(u: Callable) -> list[tuple]:
+    posts = [box(0.06, 0.06, 1).moved((x, 0, 0)) for x in np.arange(-1.5, 1.6, 0.3)]
+    return [(join([*posts, *(box(3.1, 0.04, 0.06).moved((0, 0, z)) for z in (0.25, 0.8))]), "wood metal")]
+
+
+def _tree(u: Callable) -> list[tuple]:
+    h = u(1.2, 2.5)
+    return [(_cone(0.13, 0.08, h), "wood"), (_crown(u, h - 0.5, 0.35, 0.8), "leaves")]
+
+
+def _shelf(u: Callable) -> list[tuple]:
+    "Boards, two sides, and a thing on every board but the top one."
+    w, n, step = u(0.6, 1.6), int(u(2, 5.99)), u(0.3, 0.45)
+    frame = [box(w, 0.3, 0.03).moved((0, 0, i * step)) for i in range(n + 1)]
+    frame += [box(0.03, 0.3, n * step).moved((x, 0, 0)) for x in (-w / 2, w / 2)]
+    out = [(join(frame), "wood metal")]
+    for i in range(n):
+        thing = box(u(0.1, w * 0.4), 0.2, u(0.1, step * 0.9))
+        out.append((thing.moved((u(-0.25, 0.25) * w, 0, i * step)), "paint paint photo wood"))
+    return out
+
+
+def _car(u: Callable) -> list[tuple]:
+    body = [box(1.7, 4, 0.7).moved((0, 0, 0.25)), box(1.4, 2, 0.5).moved((0, 0, 0.95))]
+    wheels = [egg(0.3, 0.6).moved((x, y, 0)) for x in (-0.8, 0.8) for y in (-1.3, 1.3)]
+    return [(join(body), "paint metal"), (join(wheels), "metal")]
+
+
+def _sign(u: Callable) -> list[tuple]:
+    h = u(1.5, 2.5)
+    board = box(u(0.4, 1), 0.04, u(0.3, 0.8)).moved((0, 0, h - 0.2))
+    return [(_cone(0.04, 0.04, h), "metal"), (board, "photo photo paint")]
+
+
+def _parasol(u: Callable) -> list[tuple]:
+    return [(_cone(0.03, 0.03, 2.3), "metal"), (lathe([(u(0.8, 1.3), 1.9), (0.01, 2.35)]), "paint")]
 
 # %% ../../nbs/rendering/people.ipynb #a8ab24b7
 def sample_camera(config: RenderConfig, rng: np.random.Generator) -> tuple:  # Camera, m to the first person
     "Draw a camera and the distance at which somebody appears as tall as wanted."
-    focal, above = (
-        config.height * rng.uniform(0.95, 1.9),
-        rng.uniform(0.5, 2.0) if rng.random() < 0.87 else rng.uniform(2, 4),
-    )
+    focal = config.height * rng.uniform(0.95, 1.9)
+    above = rng.uniform(0.5, 2.0) if rng.random() < 0.87 else rng.uniform(2, 4)
     tall = config.height * np.exp(rng.uniform(*np.log(config.tall)))
     distance = max(focal * 1.7 / tall, 1.1)
     aim = rng.uniform(0.7, 1.0) if tall < config.height else rng.uniform(0.8, 1.5)
-    return Camera(
-        config.width,
-        config.height,
-        focal,
-        above,
-        np.arctan2(above - aim, distance) + rng.normal(0, 0.04),
-        rng.normal(0, 0.045),
-    ), float(distance)
+    pitch, roll = np.arctan2(above - aim, distance) + rng.normal(0, 0.04), rng.normal(0, 0.045)
+    return Camera(config.width, config.height, focal, above, pitch, roll), float(distance)
 
 # %% ../../nbs/rendering/people.ipynb #301a911b
-def sample_spots(
-    count: int, camera: Camera, distance: float, close: bool, rng: np.random.Generator
-) -> list[np.ndarray]:
-    "Draw (x, y) m where people stand: the first at `distance`, the others beside, behind or before, no two in one place."
-    spots = []
+def sample_spots(count: int, camera: Camera, distance: float, close: bool, rng) -> list[np.ndarray]:
+    "Draw (x, y) m where people stand, no two in one place: the first at `distance`, the others around."
+    spots, u = [], rng.uniform
     for i in range(count):
         for attempt in range(30):
-            d = (
-                distance
-                if i == 0
-                else distance * np.exp(rng.uniform(-0.15, 0.4) if close else rng.uniform(-0.2, 1.5))
-            )
-            column = rng.uniform(0.15, 0.85) if i == 0 else rng.uniform(-0.08, 1.08)
+            d = distance if i == 0 else distance * np.exp(u(-0.15, 0.4) if close else u(-0.2, 1.5))
+            column = u(0.15, 0.85) if i == 0 else u(-0.08, 1.08)
             x = (column - 0.5) * camera.width / camera.focal * d
             if i and close:
-                x = spots[rng.integers(len(spots))][0] + rng.choice([-1, 1]) * rng.uniform(0.35, 1.0)
+                x = spots[rng.integers(len(spots))][0] + rng.choice([-1, 1]) * u(0.35, 1.0)
             if all(np.hypot(x - s[0], d - s[1]) > (0.5 if attempt < 15 else 0.33) for s in spots):
                 break
         spots.append(np.array([x, max(d, 1.0)]))
@@ -384,36 +308,24 @@ def sample_scene(model: BodyModel, config: RenderConfig, rng: np.random.Generato
     "Draw people, what is around them, and the light."
     count = int(rng.choice(len(config.people), p=np.array(config.people) / sum(config.people))) + 1
     camera, distance = sample_camera(config, rng)
-    close = rng.random() < config.groups
+    close, u = rng.random() < config.groups, rng.uniform
     spots = sample_spots(count, camera, distance, close, rng)
-    poses, builds = [sample_pose(model.joints, rng) for _ in spots], [sample_build(rng) for _ in spots]
+    poses = [bodies.sample_pose(model.joints, rng) for _ in spots]
+    builds = [bodies.sample_build(rng) for _ in spots]
     things, together = [], rng.normal(0, 0.8)
-    for i, (spot, pose, build) in enumerate(zip(spots, poses, builds, strict=True)):
-        yaw = (
-            together + rng.normal(0, 0.5) if rng.random() < 0.6 else rng.uniform(-np.pi, np.pi)
-        ) - np.arctan2(*spot)
+    for i, spot in enumerate(spots):
+        yaw = together + rng.normal(0, 0.5) if rng.random() < 0.6 else u(-np.pi, np.pi)
+        yaw -= np.arctan2(*spot)
         if i and close and rng.random() < config.pairs:
             yaw = np.arctan2(spots[i - 1][0] - spot[0], spot[1] - spots[i - 1][1])
-        body = make_body(model, build, pose)
-        someone = _stand(dress(model, body, sample_outfit(body.build, rng)), spot, yaw)
+        body, outfit = bodies.make_body(model, builds[i], poses[i]), bodies.sample_outfit(builds[i], rng)
+        someone = _stand(bodies.dress(model, body, outfit), spot, yaw)
         things += [someone, *_seat_and_table(someone, yaw, rng)]
     things += _surroundings(spots, camera, distance, rng)
-    light = np.array([rng.uniform(-1, 1), rng.uniform(-1.2, 0.4), rng.uniform(0.5, 1.6)])
-    indoor = rng.random() < 0.5
-    sun, ambient = (
-        (rng.uniform(0.25, 0.6), rng.uniform(0.4, 0.65))
-        if indoor
-        else (rng.uniform(0.4, 0.95), rng.uniform(0.25, 0.5))
-    )
-    return Scene3D(
-        camera,
-        tuple(things),
-        light / np.linalg.norm(light),
-        sun,
-        ambient,
-        indoor,
-        max(s[1] for s in spots) * rng.uniform(1.1, 1.8) + 1,
-    )
+    light, indoor = unit([u(-1, 1), u(-1.2, 0.4), u(0.5, 1.6)]), rng.random() < 0.5
+    sun, ambient = (u(0.25, 0.6), u(0.4, 0.65)) if indoor else (u(0.4, 0.95), u(0.25, 0.5))
+    wall = max(s[1] for s in spots) * u(1.1, 1.8) + 1
+    return Scene3D(camera, tuple(things), light, sun, ambient, indoor, wall)
 
 # %% ../../nbs/rendering/people.ipynb #ac09a653
 def _surroundings(spots: list, camera: Camera, distance: float, rng: np.random.Generator) -> list[Thing]:
@@ -423,90 +335,53 @@ def _surroundings(spots: list, camera: Camera, distance: float, rng: np.random.G
         parts, before = sample_clutter(rng), rng.random() < 0.13
         d = max(distance * (rng.uniform(0.5, 0.85) if before else np.exp(rng.uniform(0, 1.6))), 1.2)
         x = rng.uniform(-0.6, 0.6) * camera.width / camera.focal * d
-        size = np.ptp(join([m for m, _ in parts]).vertices, 0)
-        if (
-            before
-            and size[2] > 0.95
-            or min(np.hypot(x - s[0], d - s[1]) for s in spots) < 0.3 + size[:2].max() / 2
-        ):
-            continue
-        r = turn("z", rng.uniform(0, 6.3))
-        out += [Thing(mesh.moved((x, d, 0), r), mesh.vertices, cloth) for mesh, cloth in parts]
+        wide, deep, high = np.ptp(join([m for m, _ in parts]).vertices, 0)
+        free = min(np.hypot(x - s[0], d - s[1]) for s in spots) >= 0.3 + max(wide, deep) / 2
+        if free and not (before and high > 0.95):
+            r = turn("z", rng.uniform(0, 6.3))
+            out += [Thing(mesh.moved((x, d, 0), r), mesh.vertices, cloth) for mesh, cloth in parts]
     return out
 
 # %% ../../nbs/rendering/people.ipynb #384f41f2
-def backdrop(
-    scene: Scene3D, rng: np.random.Generator
-) -> tuple:  # (H*W, 3) RGB, (H*W,) m along the ray's depth, (H*W,) is it ground?
-    "What is behind everything."
-    rays, place = scene.camera.rays(), scene.camera.place
-    floor = np.where(rays[:, 2] < -1e-4, -place[2] / np.minimum(rays[:, 2], -1e-4), 1e3)
-    wall = (
-        np.where(rays[:, 1] > 1e-4, scene.wall / np.maximum(rays[:, 1], 1e-4), 1e3)
-        if scene.indoor
-        else np.full(len(rays), 1e3)
-    )
-    depth = np.minimum(np.minimum(floor, wall), 1e3)
-    ground = (floor <= wall) & (floor < 1e3)
+def backdrop(scene: Scene3D, rng: np.random.Generator) -> tuple:
+    "What is behind everything: (H*W, 3) RGB, (H*W,) m along the ray's depth, (H*W,) is it ground?"
+    rays, place, far = scene.camera.rays(), scene.camera.place, 1e3
+    floor = np.where(rays[:, 2] < -1e-4, -place[2] / np.minimum(rays[:, 2], -1e-4), far)
+    wall = np.full(len(rays), far)
+    if scene.indoor:
+        wall = np.where(rays[:, 1] > 1e-4, scene.wall / np.maximum(rays[:, 1], 1e-4), far)
+    depth = np.minimum(np.minimum(floor, wall), far)
+    ground, met = (floor <= wall) & (floor < far), place + rays * depth[:, None]
     out = np.zeros((len(rays), 3))
-    out[ground] = _floor(place + rays[ground] * depth[ground, None], scene.indoor, rng)
-    out[~ground] = (
-        _wall(place + rays[~ground] * depth[~ground, None], rng) if scene.indoor else _sky(rays[~ground], rng)
-    )
+    out[ground] = _floor(met[ground], scene.indoor, rng)
+    out[~ground] = _wall(met[~ground], rng) if scene.indoor else _sky(rays[~ground], rng)
     if not scene.indoor:
-        out[ground] += (np.array([0.7, 0.74, 0.78]) - out[ground]) * np.clip(depth[ground] / 70, 0, 1)[
-            :, None
-        ]
+        haze = np.clip(depth[ground] / 70, 0, 1)[:, None]
+        out[ground] += (np.array([0.7, 0.74, 0.78]) - out[ground]) * haze
     return np.clip(out, 0, 1), depth, ground
 
 # %% ../../nbs/rendering/people.ipynb #aed07d3c
 def _floor(p: np.ndarray, indoor: bool, rng: np.random.Generator) -> np.ndarray:
-    "Lawn, sand, gravel, paving, tiles, planks or carpet; fine grain fades with distance, where it would only flicker."
-    kind, a = (
-        str(
-            rng.choice(
-                ["tiles", "planks", "planks", "carpet", "gravel"]
-                if indoor
-                else ["grass", "grass", "sand", "gravel", "brick", "tiles"]
-            )
-        ),
-        rng.uniform(0, 1.6),
-    )
+    "Lawn, planks, tiles ...; fine grain fades with distance, where it would only flicker."
+    t, u = tables()["floors"], rng.uniform
+    kind, a = pick(rng, t["indoor" if indoor else "outdoor"]), u(0, 1.6)
     x, y = p[:, 0] * np.cos(a) + p[:, 1] * np.sin(a), p[:, 1] * np.cos(a) - p[:, 0] * np.sin(a)
-    q, fine, s, grey = (
-        np.column_stack([x, y, 0 * x]),
-        np.clip(1 - p[:, 1] / 14, 0, 1),
-        rng.uniform(0.12, 0.6),
-        rng.uniform(0.25, 0.6),
-    )
-    first = {
-        "grass": (0.25, 0.35, 0.13),
-        "sand": (0.66, 0.57, 0.43),
-        "gravel": (grey,) * 3,
-        "brick": (0.5, 0.42, 0.36),
-        "planks": (0.5, 0.35, 0.22),
-        "tiles": (grey * 1.2, grey * 1.15, grey),
-        "carpet": sample_cloth(rng).first,
-    }[kind]
-    first, patches = np.array(first) * rng.uniform(0.7, 1.25), noise(q * rng.uniform(0.3, 2), 3) - 0.5
+    q, fine = np.column_stack([x, y, 0 * x]), np.clip(1 - p[:, 1] / 14, 0, 1)
+    s, grey = u(0.12, 0.6), u(0.25, 0.6)
+    colours = t["colours"] | {"gravel": [grey] * 3, "tiles": [grey * 1.2, grey * 1.15, grey]}
+    colours["carpet"] = bodies.sample_cloth(rng).first
+    first, patches = np.array(colours[kind]) * u(0.7, 1.25), noise(q * u(0.3, 2), 3) - 0.5
     m = 0.5 * patches + 0.4 * (noise(q * 40, 2) - 0.5) * fine
     if kind in TEXTURES:
-        tile, near = rng.uniform(0.8, 2.5), p[:, 1] < 5
-        level = 1 if near.any() else 2
-        m = 0.4 * patches + 1.3 * (
-            look_up(kind, x / tile, y / tile, level)[:, 0] / texture(kind, level).mean() - 1
-        ) * (0.25 + 0.75 * fine)
+        tile, level = u(0.8, 2.5), 1 if (p[:, 1] < 5).any() else 2
+        grain = look_up(kind, x / tile, y / tile, level)[:, 0] / texture(kind, level).mean() - 1
+        m = 0.4 * patches + 1.3 * grain * (0.25 + 0.75 * fine)
     if kind == "tiles":
-        m += -0.45 * fine * ((x / s % 1 < 0.05) | (y / s % 1 < 0.05)) - 0.12 * (
-            (np.floor(x / s) + np.floor(y / s)) % 2
-        )
+        joint, odd = (x / s % 1 < 0.05) | (y / s % 1 < 0.05), (np.floor(x / s) + np.floor(y / s)) % 2
+        m += -0.45 * fine * joint - 0.12 * odd
     if kind == "planks":
-        m = (
-            0.5 * noise(np.column_stack([np.floor(x / s) * 7.7, y * 0.6, 0 * x]))
-            - 0.25
-            + 0.5 * m
-            - 0.4 * fine * (x / s % 1 < 0.04)
-        )
+        board = 0.5 * noise(np.column_stack([np.floor(x / s) * 7.7, y * 0.6, 0 * x]))
+        m = board - 0.25 + 0.5 * m - 0.4 * fine * (x / s % 1 < 0.04)
     return np.clip(first * (1 + m[:, None]), 0, 1)
 
 # %% ../../nbs/rendering/people.ipynb #71fbab32
@@ -516,51 +391,43 @@ def _wall(p: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if kind < 0.2:
         out = material_colour(sample_material("brick", rng), p)
     elif kind < 0.32:
-        out = look_up(str(rng.choice(PHOTOS)), x / u(3, 7) + u(0, 1), z / u(2.2, 3.4), 1) * u(0.6, 1)
+        out = look_up(pick(rng, PHOTOS), x / u(3, 7) + u(0, 1), z / u(2.2, 3.4), 1) * u(0.6, 1)
     else:
-        out = cloth_colour(
-            replace(
-                sample_cloth(rng, ("plain", "plain", "plain", "bars", "blotches")), often=u(1, 5), thick=0.5
-            ),
-            p,
-        )
-        out = (0.3 * out + 0.7 * u(0.35, 0.85)) * (0.85 + 0.3 * noise(p * 0.8, 3))[:, None]
+        paint = replace(bodies.sample_cloth(rng, tables()["outfit"]["wall"]), often=u(1, 5), thick=0.5)
+        out = 0.3 * cloth_colour(paint, p) + 0.7 * u(0.35, 0.85)
+        out *= (0.85 + 0.3 * noise(p * 0.8, 3))[:, None]
     for _ in range(rng.integers(1, 7)):
-        cx, cz, w, h = u(-5, 5), u(1.2, 2), u(0.2, 0.9), u(0.25, 0.7)
-        if rng.random() < 0.3:
-            cz, w, h = 1.0, 0.45, 1.0
-        inside, rim = (
-            (abs(x - cx) < w) & (abs(z - cz) < h),
-            (abs(x - cx) > w - 0.05) | (abs(z - cz) > h - 0.05),
-        )
-        first, second, what = *(np.array(sample_cloth(rng).first) for _ in range(2)), rng.random()
-        m = noise(p[inside] * u(1, 9) + cx * 50, 3)[:, None]
-        out[inside] = (
-            look_up(
-                str(rng.choice(PHOTOS)), (x[inside] - cx) / (2 * w) + 0.5, (z[inside] - cz) / (2 * h) + 0.5, 1
-            )
-            if what < 0.6
-            else first * (1 - m) + second * m
-        )
-        out[inside & rim] = second
+        _hang(out, p, rng)
     out[z < 0.1] *= 0.6
     return np.where((z > 2.7)[:, None], u(0.6, 0.8), out)
 
+# %% ../../nbs/rendering/people.ipynb #71fbab33
+def _hang(out: np.ndarray, p: np.ndarray, rng: np.random.Generator) -> None:
+    "A picture, window or door with its frame, painted on a wall."
+    u = rng.uniform
+    cx, cz, w, h = u(-5, 5), u(1.2, 2), u(0.2, 0.9), u(0.25, 0.7)
+    if rng.random() < 0.3:
+        cz, w, h = 1.0, 0.45, 1.0
+    x, z = p[:, 0] - cx, p[:, 2] - cz
+    inside, rim = (abs(x) < w) & (abs(z) < h), (abs(x) > w - 0.05) | (abs(z) > h - 0.05)
+    first, second = (np.array(bodies.sample_cloth(rng).first) for _ in range(2))
+    photo, m = rng.random() < 0.6, noise(p[inside] * u(1, 9) + cx * 50, 3)[:, None]
+    out[inside] = first * (1 - m) + second * m
+    if photo:
+        out[inside] = look_up(pick(rng, PHOTOS), x[inside] / (2 * w) + 0.5, z[inside] / (2 * h) + 0.5, 1)
+    out[inside & rim] = second
+
 # %% ../../nbs/rendering/people.ipynb #70409694
 def _sky(rays: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    "A gradient with clouds, and up to three layers of hills, trees, houses or a wall of photographs at the horizon."
-    d = rays / np.linalg.norm(rays, axis=1, keepdims=True)
-    blue, pale, high = (
-        np.array([0.38, 0.55, 0.8]) * rng.uniform(0.6, 1.05),
-        np.full(3, rng.uniform(0.6, 0.85)),
-        np.clip(d[:, 2:] * 2.2, 0, 1),
-    )
+    "A gradient with clouds, and up to three layers of hills, trees, houses or photographs at the horizon."
+    d, u = rays / np.linalg.norm(rays, axis=1, keepdims=True), rng.uniform
+    blue, pale = np.array([0.38, 0.55, 0.8]) * u(0.6, 1.05), np.full(3, u(0.6, 0.85))
+    high, side = np.clip(d[:, 2:] * 2.2, 0, 1), np.arctan2(d[:, 0], d[:, 1])
     if rng.random() < 0.25:
-        blue = pale * rng.uniform(0.75, 1)  # overcast
-    cloud = np.clip((noise(d * [4, 4, 12] * rng.uniform(0.8, 1.6) + rng.uniform(0, 20), 4) - 0.5) * 4, 0, 1)[
-        :, None
-    ] * rng.uniform(0, 1)
-    out, side = (pale * (1 - high) + blue * high) * (1 - cloud) + 0.85 * cloud, np.arctan2(d[:, 0], d[:, 1])
+        blue = pale * u(0.75, 1)  # overcast
+    cloud = noise(d * [4, 4, 12] * u(0.8, 1.6) + u(0, 20), 4)[:, None]
+    cloud = np.clip((cloud - 0.5) * 4, 0, 1) * u(0, 1)
+    out = (pale * (1 - high) + blue * high) * (1 - cloud) + 0.85 * cloud
     for layer in range(rng.integers(0, 4)):
         _skyline(out, d, side, layer, rng)
     return out
@@ -568,52 +435,33 @@ def _sky(rays: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 # %% ../../nbs/rendering/people.ipynb #2fa6fefd
 def _skyline(out: np.ndarray, d: np.ndarray, side: np.ndarray, layer: int, rng: np.random.Generator) -> None:
     "One layer at the horizon, painted over the sky."
-    tall, kind, shift = (
-        rng.uniform(0.03, 0.3),
-        str(rng.choice(["hill", "trees", "trees", "town", "town", "photo"])),
-        rng.uniform(0, 30),
-    )
-    block = np.floor(side * 12 + shift) if kind in ("town", "photo") else side * rng.uniform(3, 6) + shift
-    jagged = 4 if kind == "trees" else 1
-    edge = tall * (
-        0.3
-        + 1.1
-        * noise(
-            np.column_stack(
-                [block * (5.1 if kind in ("town", "photo") else 1), 0 * side + layer * 9, 0 * side]
-            ),
-            jagged,
-        )
-    )
-    here = d[:, 2] < edge
-    green, grey = (
-        np.array([0.2, 0.32, 0.16]) * rng.uniform(0.5, 1.5) * [rng.uniform(0.8, 1.6), 1, 1],
-        np.full(3, rng.uniform(0.25, 0.7)) * [1, rng.uniform(0.9, 1), rng.uniform(0.8, 1)],
-    )
+    u, up, zero = rng.uniform, d[:, 2], 0 * side
+    tall, kind, shift = u(0.03, 0.3), pick(rng, tables()["skylines"]), u(0, 30)
+    steps = kind in ("town", "photo")
+    block = np.floor(side * 12 + shift) if steps else side * u(3, 6) + shift
+    ridge = np.column_stack([block * (5.1 if steps else 1), zero + layer * 9, zero])
+    here = up < tall * (0.3 + 1.1 * noise(ridge, 4 if kind == "trees" else 1))
+    green = np.array([0.2, 0.32, 0.16]) * u(0.5, 1.5) * [u(0.8, 1.6), 1, 1]
+    grey = np.full(3, u(0.25, 0.7)) * [1, u(0.9, 1), u(0.8, 1)]
     if kind == "photo":
-        out[here] = look_up(
-            str(rng.choice(PHOTOS)), (side * rng.uniform(0.7, 2) + shift)[here], d[here, 2] / (1.3 * tall), 1
-        )
+        out[here] = look_up(pick(rng, PHOTOS), (side * u(0.7, 2) + shift)[here], up[here] / (1.3 * tall), 1)
     elif kind == "town":
-        wall = 0.7 + 0.6 * noise(np.column_stack([block * 3.3, block, block]))
-        out[here] = (
-            grey * np.where(((side * 72) % 1 < 0.5) & ((d[:, 2] * 60) % 1 < 0.5), 0.55, wall)[:, None]
-        )[here]
+        window = ((side * 72) % 1 < 0.5) & ((up * 60) % 1 < 0.5)
+        front = 0.7 + 0.6 * noise(np.column_stack([block * 3.3, block, block]))
+        out[here] = (grey * np.where(window, 0.55, front)[:, None])[here]
     else:
-        out[here] = (
-            green * (0.6 + 0.8 * noise(np.column_stack([side, d[:, 2], 0 * side]) * 60, 3))[:, None]
-        )[here]
+        leaves = 0.6 + 0.8 * noise(np.column_stack([side, up, zero]) * 60, 3)
+        out[here] = (green * leaves[:, None])[here]
 
 # %% ../../nbs/rendering/people.ipynb #7864f5e5
 def shadow_map(
     scene: Scene3D, mesh: Mesh, size: int = 768
-):  # a function: (Q, 3) m -> (Q,) 0 lit to 1 in shadow
+) -> Callable:  # (Q, 3) m -> (Q,) 0 lit to 1 in shadow
     "What the light sees, as a question that can be asked of places."
     people = [t.mesh.vertices.mean(0) for t in scene.things]
     middle, reach = np.median(people, 0), max(3.0, 1.3 * np.median([p[1] for p in people]))
-    a = np.cross(scene.light, [0, 0, 1.0])
-    a = a / np.linalg.norm(a)
-    frame = np.stack([a, np.cross(a, scene.light), scene.light])
+    across = unit(np.cross(scene.light, [0, 0, 1.0]))
+    frame = np.stack([across, np.cross(across, scene.light), scene.light])
 
     def seen(p: np.ndarray) -> np.ndarray:
         q = (p - middle) @ frame.T
@@ -646,27 +494,21 @@ def draw_scene(scene: Scene3D, config: RenderConfig, rng: np.random.Generator) -
     c, f = scene.camera, config.finer
     mesh = join([t.mesh for t in scene.things])
     whose = np.repeat(np.arange(len(scene.things)), [len(t.mesh.faces) for t in scene.things])
-    points = project_points(c, mesh.vertices, f)
+    points = rasteriser.project_points(c, mesh.vertices, f)
     near, index = rasterise(points, mesh.faces, c.width * f, c.height * f)
+    coarse = np.arange(c.width * c.height).reshape(c.height, c.width)
+    fine = np.repeat(np.repeat(coarse, f, 0), f, 1).ravel()  # the pixel that each fine one is a part of
     back, depth, ground = backdrop(scene, rng)
-    fine = lambda v: np.repeat(np.repeat(v.reshape(c.height, c.width, -1), f, 0), f, 1).reshape(
-        len(v) * f * f, -1
-    )
-    at = np.flatnonzero((index.ravel() >= 0) & (1 / np.maximum(near.ravel(), 1e-9) < fine(depth)[:, 0] + 0.3))
+    at = np.flatnonzero((index.ravel() >= 0) & (1 / np.maximum(near.ravel(), 1e-9) < depth[fine] + 0.3))
     owner = np.full(near.size, -1)
     owner[at] = whose[index.ravel()[at]]
     shadow, places = shadow_map(scene, mesh), c.place + c.rays()[ground] * depth[ground, None]
     back[ground] *= (1 - 0.85 * scene.sun / (scene.sun + scene.ambient) * shadow(places) - 0.12)[:, None]
-    picture = fine(back * (scene.sun * 0.6 + scene.ambient))
-    corner, share = surface(points, mesh.faces, index, at)
-    n = (np.concatenate([normals(t.mesh) for t in scene.things])[corner] * share[:, :, None]).sum(1)
-    picture[at] = _lit(
-        scene,
-        _albedo(scene, owner[at], corner, share),
-        n,
-        (mesh.vertices[corner] * share[:, :, None]).sum(1),
-        shadow,
-    )
+    picture = (back * (scene.sun * 0.6 + scene.ambient))[fine]
+    corner, share = rasteriser.surface(points, mesh.faces, index, at)
+    n = mix(np.concatenate([rasteriser.normals(t.mesh) for t in scene.things]), corner, share)
+    albedo = _albedo(scene, owner[at], corner, share)
+    picture[at] = _lit(scene, albedo, n, mix(mesh.vertices, corner, share), shadow)
     return Shot(picture.reshape(c.height, f, c.width, f, 3).mean((1, 3)), near, owner.reshape(near.shape))
 
 # %% ../../nbs/rendering/people.ipynb #0ca0dbc5
@@ -675,37 +517,31 @@ def _albedo(scene: Scene3D, owner: np.ndarray, corner: np.ndarray, share: np.nda
     out, start = np.zeros((len(owner), 3)), 0
     for i, t in enumerate(scene.things):
         k = np.flatnonzero(owner == i)
-        mix = lambda values: (
-            values[corner[k] - start] * share[k].reshape(len(k), 3, *(1,) * (values.ndim - 1))
-        ).sum(1)
-        if len(k) and t.person:
-            out[k] = person_colour(
-                t.person,
-                mix(t.rest),
-                {n: mix(v) for n, v in t.person.marks.items()},
-                t.person.part[corner[k, 0] - start],
-            )
-        elif len(k):
-            out[k] = material_colour(t.cloth, mix(t.rest))
+        which, weight = corner[k] - start, share[k]
+        place = mix(t.rest, which, weight)
+        if t.person:
+            marks = {name: mix(v, which, weight) for name, v in t.person.marks.items()}
+            out[k] = bodies.person_colour(t.person, place, marks, t.person.part[which[:, 0]])
+        else:
+            out[k] = material_colour(t.cloth, place)
         start += len(t.mesh.vertices)
     return out
 
 # %% ../../nbs/rendering/people.ipynb #fa3b5e3b
-def _lit(scene: Scene3D, albedo: np.ndarray, n: np.ndarray, place: np.ndarray, shadow) -> np.ndarray:
+def _lit(
+    scene: Scene3D, albedo: np.ndarray, n: np.ndarray, place: np.ndarray, shadow: Callable
+) -> np.ndarray:
     "Light that leaves a surface: ambient from above, the sun, a faint gloss."
     n = n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-9)
     n = np.where(((scene.camera.place - place) * n).sum(1, keepdims=True) < 0, -n, n)
     sun = np.clip((n @ scene.light + 0.12) / 1.12, 0, 1) * (1 - shadow(place + n * 0.015))
-    half = scene.light + [0, -1, 0.1]
-    gloss = np.clip(n @ (half / np.linalg.norm(half)), 0, 1) ** 24 * 0.08 * (sun > 0.05)
-    return (
-        albedo * (scene.ambient * (0.62 + 0.38 * n[:, 2]) + scene.sun * sun + 0.06)[:, None] + gloss[:, None]
-    )
+    half = unit(scene.light + [0, -1, 0.1])
+    gloss = np.clip(n @ half, 0, 1) ** 24 * 0.08 * (sun > 0.05)
+    light = scene.ambient * (0.62 + 0.38 * n[:, 2]) + scene.sun * sun + 0.06
+    return albedo * light[:, None] + gloss[:, None]
 
 # %% ../../nbs/rendering/people.ipynb #87a6cf1a
-def develop(
-    light: np.ndarray, config: RenderConfig, rng: np.random.Generator
-) -> np.ndarray:  # (H, W, 3) uint8
+def develop(light: np.ndarray, config: RenderConfig, rng) -> np.ndarray:  # (H, W, 3) uint8
     "Exposure, colour cast, blur, grain: from light to a picture."
     x = light * rng.uniform(0.30, 0.46) / max(float(np.exp(np.log(light.mean(2) + 0.02).mean())), 0.02)
     x = x * (1 + rng.normal(0, config.cast, 3))
@@ -731,26 +567,16 @@ def _smear(x: np.ndarray, length: int, angle: float) -> np.ndarray:
 # %% ../../nbs/rendering/people.ipynb #9c5ca73a
 def tolerances() -> np.ndarray:  # (K,) m for somebody 1.7 m tall
     "How deep a visible keypoint may lie below the surface; measured on bare bodies from all sides."
-    deep = {
-        "nose": 0.035,
-        "eye": 0.05,
-        "ear": 0.035,
-        "shoulder": 0.115,
-        "elbow": 0.085,
-        "wrist": 0.065,
-        "hip": 0.17,
-        "knee": 0.10,
-        "ankle": 0.08,
-    }
-    return np.array([deep[name.split("_")[-1]] for name in COCO17.names])
+    return _by_joint("tolerances")
+
+# %% ../../nbs/rendering/people.ipynb #9c5ca73b
+def _by_joint(table: str) -> np.ndarray:
+    "The numbers of a table whose keys are joints, (K,)."
+    return np.array([tables()[table][name.split("_")[-1]] for name in COCO17.names])
 
 # %% ../../nbs/rendering/people.ipynb #f98fccaf
-def mask_fields(
-    mask: np.ndarray,  # (H, W) bool
-) -> dict:
-    "Area, box and run-length code of a mask, as COCO writes them."
-    from pycocotools import mask as coding
-
+def mask_fields(mask: np.ndarray) -> dict:
+    "Area, box and run-length code of a mask (H, W) bool, as COCO writes them."
     rows, columns = np.nonzero(mask)
     code = coding.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {
@@ -762,53 +588,33 @@ def mask_fields(
 
 # %% ../../nbs/rendering/people.ipynb #306a08e4
 def noticed_shares() -> np.ndarray:  # (K,) 0 to 1
-    "How often a hidden keypoint inside the picture is labelled; chosen so that v = 0 and v = 1 become about as common as in COCO."
-    share = {
-        "nose": 0.16,
-        "eye": 0.06,
-        "ear": 0.09,
-        "shoulder": 0.28,
-        "elbow": 0.26,
-        "wrist": 0.22,
-        "hip": 0.38,
-        "knee": 0.28,
-        "ankle": 0.25,
-    }
-    return np.array([share[name.split("_")[-1]] for name in COCO17.names])
+    "How often a hidden keypoint inside the picture is labelled; v = 0 and v = 1 become as common as in COCO."
+    return _by_joint("noticed")
 
 # %% ../../nbs/rendering/people.ipynb #35266eb9
 def annotate(scene: Scene3D, shot: Shot, config: RenderConfig, rng: np.random.Generator) -> list[dict]:
-    "COCO annotations of everybody who is to be seen; with fewer than three keypoints visible, hidden ones are not labelled."
+    "COCO annotations of everybody to be seen; hidden keypoints only beside three visible ones."
     out, f, c = [], config.finer, scene.camera
-    for i, t in enumerate(scene.things):
-        if t.person is None:
-            continue
+    for i, person in ((i, t.person) for i, t in enumerate(scene.things) if t.person):
         guess = rng.random(COCO17.K) < noticed_shares() * config.noticed
         mask = (shot.owner == i).reshape(c.height, f, c.width, f).sum((1, 3)) * 2 >= f * f
         if not mask.any():
             continue
-        seen = c.project(t.keypoints)
-        v = visible(seen, tolerances() * t.person.body.stature / 1.7, shot.near, shot.owner, i, f)
+        seen = c.project(scene.things[i].keypoints)
+        deep = tolerances() * person.body.stature / 1.7
+        v = rasteriser.visible(seen, deep, shot.near, shot.owner, i, f)
         v[(v == 1) & (~guess | ((v == 2).sum() < 3))] = 0
         if mask.sum() < config.labelled:
             v[:] = 0
-        flat = [
-            round(float(n), 2)
-            for (x, y, _), s in zip(seen, v, strict=True)
-            for n in ((x, y, s) if s else (0, 0, 0))
-        ]
-        out.append(
-            {"category_id": 1}
-            | mask_fields(mask)
-            | {"keypoints": flat, "num_keypoints": int((v > 0).sum()), "pose": t.person.body.pose.name}
-        )
+        rows = [(x, y, s) if s else (0, 0, 0) for (x, y, _), s in zip(seen, v, strict=True)]
+        keypoints = [round(float(n), 2) for row in rows for n in row]
+        fields = {"keypoints": keypoints, "num_keypoints": int((v > 0).sum()), "pose": person.body.pose.name}
+        out.append({"category_id": 1} | mask_fields(mask) | fields)
     return out
 
 # %% ../../nbs/rendering/people.ipynb #89d7bb10
-def render_picture(
-    model: BodyModel, config: RenderConfig, seed: int, n: int
-) -> tuple:  # (H, W, 3) uint8, its annotations
-    "Picture n of a seed; it depends on nothing else."
+def render_picture(model: BodyModel, config: RenderConfig, seed: int, n: int) -> tuple:
+    "Picture n of a seed, (H, W, 3) uint8, and its annotations; it depends on nothing else."
     rng = np.random.default_rng([seed, n])
     scene = sample_scene(model, config, rng)
     shot = draw_scene(scene, config, rng)
@@ -833,14 +639,14 @@ def _write_one(out: Path, config: RenderConfig, seed: int, n: int) -> int:
 # %% ../../nbs/rendering/people.ipynb #903404d3
 def _known(out: Path, recipe: dict) -> dict[int, list]:
     "Annotations of the pictures that are there already. Raises SmprError when they were made in another way."
-    file = out / "person_keypoints.json"
+    file, how = out / "person_keypoints.json", out / "recipe.json"
     try:
-        made = json.loads((out / "recipe.json").read_text()) if (out / "recipe.json").exists() else None
+        made = json.loads(how.read_text()) if how.exists() else None
     except ValueError:
         made = "?"
     if made != recipe and (made or file.exists()):
         raise SmprError(
-            f"{out / 'recipe.json'}: this folder's pictures have another seed or other settings; choose another folder, or remove this one"
+            f"{how}: these pictures have another seed or settings; remove them or choose another folder"
         )
     try:
         content = json.loads(file.read_text()) if file.exists() else {"images": [], "annotations": []}
@@ -855,14 +661,11 @@ def _known(out: Path, recipe: dict) -> dict[int, list]:
 # %% ../../nbs/rendering/people.ipynb #b4d37bec
 def to_coco(parts: dict[int, list], config: RenderConfig, seed: int) -> dict:
     "One COCO person-keypoint file from the annotations of each picture."
-    images = [
-        {"id": n + 1, "file_name": f"{n:06d}.jpg", "width": config.width, "height": config.height}
-        for n in sorted(parts)
-    ]
-    flat = [(n, a) for n in sorted(parts) for a in parts[n]]
+    size, numbers = {"width": config.width, "height": config.height}, sorted(parts)
+    flat = [(n, a) for n in numbers for a in parts[n]]
     return {
         "info": {"description": "rendered people", "seed": seed, "settings": asdict(config)},
-        "images": images,
+        "images": [{"id": n + 1, "file_name": f"{n:06d}.jpg"} | size for n in numbers],
         "annotations": [{"id": k + 1, "image_id": n + 1} | a for k, (n, a) in enumerate(flat)],
         "categories": [skeleton_to_category(COCO17)],
     }
@@ -873,15 +676,14 @@ def render_set(
 ) -> Path:
     "Make a set of `count` pictures, or what is missing of it; returns its COCO file. Raises SmprError."
     out, config = Path(out), config or RenderConfig()
-    if reason := missing_extra():
+    if reason := bodies.missing_extra():
         raise SmprError(reason)
     if count < 1 or workers < 1:
         raise SmprError(f"--count {count} --workers {workers}: give whole numbers from 1 on")
     recipe = {"seed": seed} | json.loads(json.dumps(asdict(config)))
     known = _known(out, recipe)
     atomic_write(out / "recipe.json", json.dumps(recipe, indent=1) + "\n")
-    todo = [n for n in range(count) if n not in known]
-    for n in _draw_all(partial(_write_one, out, config, seed), todo, workers):
+    for n in _draw_all(partial(_write_one, out, config, seed), set(range(count)) - set(known), workers):
         known[n] = json.loads((out / "parts" / f"{n:06d}.json").read_text())
     file = atomic_write(out / "person_keypoints.json", json.dumps(to_coco(known, config, seed)) + "\n")
     for n in known:
@@ -891,110 +693,75 @@ def render_set(
     return file
 
 # %% ../../nbs/rendering/people.ipynb #0749f4ab
-def _draw_all(work: Callable, todo: list[int], workers: int) -> Iterator[int]:
-    "Numbers of the pictures as they are finished. The first one is waited for: it makes the body model's cache, which the others need."
-    if workers == 1:
-        for n in tqdm(todo, desc="pictures", disable=None, mininterval=2):
+def _draw_all(work: Callable, todo: set[int], workers: int) -> Iterator[int]:
+    "Numbers of the pictures as they are finished."
+    todo, bar = sorted(todo), tqdm(total=len(todo), desc="pictures", disable=None, mininterval=2)
+    if workers == 1 or not todo:
+        for n in todo:
             yield work(n)
-        return
-    if not todo:
-        return
+            bar.update()
+        return bar.close()
     context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool,
-        tqdm(total=len(todo), desc="pictures", disable=None, mininterval=2) as bar,
-    ):
-        try:
+    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool, bar:
+        try:  # the first picture is waited for: it makes the body model's cache, which the others need
             yield pool.submit(work, todo[0]).result()
             for done in as_completed([pool.submit(work, n) for n in todo[1:]]):
                 bar.update()
                 yield done.result()
         except BrokenProcessPool:
-            raise SmprError(
-                "a worker was ended from outside (out of memory?); the same command goes on, with fewer --workers if it happens again"
-            ) from None
+            raise SmprError("a worker was ended (out of memory?); go on with fewer --workers") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 # %% ../../nbs/rendering/people.ipynb #7c78a320
 def score_truth(file: Path) -> dict[str, float]:
-    "AP of a set's ground truth given as detections, for keypoints, boxes and masks: 1.0 each, or something is wrong."
-    from contextlib import redirect_stdout
-
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
+    "AP of a set's truth given as detections, for keypoints, boxes and masks: 1.0, or something is wrong."
+    out = {}
     with redirect_stdout(io.StringIO()):
-        truth, out = COCO(str(file)), {}
-        for kind in ("keypoints", "bbox", "segm"):
-            found = [
-                a | {"score": 1.0}
-                for a in truth.dataset["annotations"]
-                if kind != "keypoints" or a["num_keypoints"]
-            ]
-            ours = truth.loadRes(
-                [
-                    {
-                        k: v
-                        for k, v in a.items()
-                        if k in ("image_id", "category_id", "score", {"segm": "segmentation"}.get(kind, kind))
-                    }
-                    for a in found
-                ]
-            )
-            run = COCOeval(truth, ours, kind)
-            run.evaluate(), run.accumulate(), run.summarize()
+        truth = COCO(str(file))
+        for kind, field in (("keypoints", "keypoints"), ("bbox", "bbox"), ("segm", "segmentation")):
+            found = [a for a in truth.dataset["annotations"] if kind != "keypoints" or a["num_keypoints"]]
+            ours = [{k: a[k] for k in ("image_id", "category_id", field)} | {"score": 1.0} for a in found]
+            run = COCOeval(truth, truth.loadRes(ours), kind)
+            run.evaluate()
+            run.accumulate()
+            run.summarize()
             out[kind] = float(run.stats[0])
     return out
 
 # %% ../../nbs/rendering/people.ipynb #6cd7907e
-def describe_set(
-    content: dict,  # of a COCO person-keypoint file
-) -> dict:
-    "Numbers about the people of a set; crowds do not count. Heights and boxes are relative to the picture."
+def describe_set(content: dict) -> dict:
+    "Numbers about a COCO set's people, crowds left out; heights and boxes are relative to the picture."
     size = {i["id"]: (i["width"], i["height"]) for i in content["images"]}
     people = [a for a in content["annotations"] if not a.get("iscrowd") and a["image_id"] in size]
-    each, known = _count(people, size), [a for a in people if a.get("num_keypoints")]
-    w, h = np.array([size[a["image_id"]] for a in known], float).reshape(-1, 2).T
-    box = np.array([a["bbox"] for a in known], float).reshape(-1, 4)
-    v = np.array([a["keypoints"][2::3] for a in known]).reshape(len(known), -1)
+    known = [a for a in people if a.get("num_keypoints")]
+    if not known:
+        raise SmprError("the set has nobody with keypoints; describe one that has")
+    many = Counter(a["image_id"] for a in people)
+    each = np.array([many[i] for i in size])
+    w, h = np.array([size[a["image_id"]] for a in known], float).T
+    x, y, wide, high = np.array([a["bbox"] for a in known], float).T
+    v = np.array([a["keypoints"][2::3] for a in known])
     edge, behind = 0.015, _behind(known, people)  # annotators' boxes often end a few pixels before the border
-    cut = [
-        box[:, 0] < edge * w,
-        box[:, 1] < edge * h,
-        box[:, 0] + box[:, 2] > (1 - edge) * w,
-        box[:, 1] + box[:, 3] > (1 - edge) * h,
-    ]
+    cut = [x < edge * w, y < edge * h, x + wide > (1 - edge) * w, y + high > (1 - edge) * h]
+    cut = zip(("left", "top", "right", "bottom", "any"), [*cut, np.any(cut, 0)], strict=True)
     return {
         "pictures": len(size),
         "persons": len(people),
         "with keypoints": len(known),
         "persons a picture": [float((each == k).mean()) for k in range(5)] + [float((each > 4).mean())],
-        "height": np.percentile([a["bbox"][3] / size[a["image_id"]][1] for a in people], [5, 25, 50, 75, 95])
-        .round(4)
-        .tolist(),
-        "box width / height": np.percentile(box[:, 2] / np.maximum(box[:, 3], 1), [5, 25, 50, 75, 95])
-        .round(4)
-        .tolist(),
-        "at the border": dict(
-            zip(
-                ("left", "top", "right", "bottom", "any"),
-                [float(c.mean()) for c in (*cut, np.any(cut, 0))],
-                strict=True,
-            )
-        ),
+        "height": _spread([a["bbox"][3] / size[a["image_id"]][1] for a in people]),
+        "box width / height": _spread(wide / np.maximum(high, 1)),
+        "at the border": {side: float(c.mean()) for side, c in cut},
         "behind another box": [float((behind > t).mean()) for t in (0.1, 0.3, 0.6)],
         "visibility": [float((v == k).mean()) for k in range(3)],
         "visibility by keypoint": [(v == k).mean(0).round(4).tolist() for k in range(3)],
     }
 
 # %% ../../nbs/rendering/people.ipynb #c9f9bcbc
-def _count(people: list[dict], size: dict) -> np.ndarray:
-    "Persons of each picture."
-    found = dict.fromkeys(size, 0)
-    for a in people:
-        found[a["image_id"]] += 1
-    return np.array(list(found.values()))
+def _spread(values) -> list[float]:
+    "Percentiles 5, 25, 50, 75 and 95."
+    return np.percentile(values, [5, 25, 50, 75, 95]).round(4).tolist()
 
 # %% ../../nbs/rendering/people.ipynb #5770fe28
 def _behind(known: list[dict], people: list[dict]) -> np.ndarray:
