@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv test reproduce lab notebooks readme bench trust browser site
+.PHONY: help venv quick test reproduce lab notebooks readme bench trust browser site
 help:            ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
@@ -20,7 +20,10 @@ $(STAMP): pyproject.toml | $(BIN)/python
 	 else $(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'; fi
 	@touch $@
 
-test: $(STAMP)   ## every check: export, notebooks, tests, ablation smoke (at most 20 minutes)
+quick: $(STAMP)  ## export, lint, types, structure and unit tests (under 3 minutes)
+	@bash .ci/test.sh quick
+
+test: $(STAMP)   ## every check: quick's, notebooks, slow tests, ablation smoke (at most 15 minutes)
 	@bash .ci/test.sh
 
 reproduce: $(STAMP)  ## Table I at mini scale on the embedded data (at most 30 minutes on two cores)

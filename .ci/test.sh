@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Every check of the project, in order, each with its seconds. Stops at the first failure.
+# Every check of the project, in order, each with its seconds. Stops at the first failure. With the word `quick`: export, lint,
+# types, and the tests that are not marked slow; no notebook is run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" MPLBACKEND=Agg PYDEVD_DISABLE_FILE_VALIDATION=1 TQDM_MININTERVAL=30
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-name="" began=0
+speed=${1:-all} name="" began=0
 finish() { if [ -n "$name" ]; then printf -- '-- %s: %ss\n' "$name" "$((SECONDS - began))"; fi; }
 step() { finish; name=$1 began=$SECONDS; printf '\n== %s\n' "$name"; }
 # What git sees, with the content of every changed file: a developer's unfinished work is no fault, a change made by the tools is.
@@ -25,9 +26,24 @@ fi
 step "README.md is what nbs/index.ipynb says"
 python .ci/readme.py --check
 
+step "ruff: format and lint"
+ruff format --check -q
+ruff check -q
+
+step "mypy"
+mypy
+
 # Records and runs of the checks go to a folder of their own: the tree stays as it is.
 export SMPR_FIGURES="$scratch/figures" SMPR_RUNS="$scratch/runs" TMPDIR="$scratch/tmp"
 mkdir "$TMPDIR"
+
+if [ "$speed" = quick ]; then
+  step "tests, without the slow ones"
+  OMP_NUM_THREADS=1 python -m pytest tests -m 'not slow' -n 2 --dist loadfile | tee "$scratch/pytest.log"
+  finish
+  printf '\nquick checks passed in %ss; the tests: %s\n' "$SECONDS" "$(tail -n 1 "$scratch/pytest.log")"
+  exit 0
+fi
 
 step "every notebook runs"
 OMP_NUM_THREADS=1 nbdev-test --n-workers 2 --do-print

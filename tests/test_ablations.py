@@ -122,6 +122,7 @@ def test_unknown_names():
         reproduce("table7")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["gpu", "coco"])
 def test_large_scales_run_on_a_processor(scale, tmp_path, monkeypatch):
     "Two steps of one picture at the sizes that need a GPU, through the same command, notebooks and records."
@@ -215,6 +216,7 @@ def test_plans_name_every_run_once():
         ) <= set(jobs)
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_bit_for_bit(tmp_path):
     """A run killed by SIGKILL after its first saved state and started again leaves the record and detections
     of an unbroken one."""

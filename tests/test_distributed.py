@@ -15,6 +15,7 @@ from smpr.model import SMPR, BackboneName, ModelConfig
 from smpr.representation import pseudo_boxes
 from smpr.structures import People
 
+pytestmark = pytest.mark.slow  # two processes, each with its own torch
 WORLD, PICTURES, SIDE = 2, 4, 64
 CASES = {
     "people in every half": (2, 1, 3, 1),

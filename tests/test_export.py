@@ -35,6 +35,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.slow  # exporting a network takes a minute
 KINDS = (".onnx", ".pt2")
 LIMIT = 1e-3  # px and probability
 
@@ -299,7 +300,6 @@ def test_the_command(kind, program, tmp_path, monkeypatch, capsys):
 # other networks
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "backbone, kind", [(BackboneName.RESNET18, ".onnx"), (BackboneName.RESNET50, ".pt2")]
 )

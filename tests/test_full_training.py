@@ -64,6 +64,7 @@ def miniature(**changes) -> Config:
     )
 
 
+@pytest.mark.slow
 def test_the_papers_run_in_miniature(coco, tmp_path):
     "Two steps of coco_config on the CPU, from files laid out like COCO, measured on val2017."
     assert check_coco(coco, official=False)["train"]["pictures"] == 8
@@ -147,6 +148,7 @@ def one(coco, tmp_path_factory) -> Path:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", (1, 2))
 def test_two_processes_equal_one(two, one, parts):
     "The same losses at both steps, the same weights after them, and the same measurement."
@@ -165,6 +167,7 @@ def test_two_processes_equal_one(two, one, parts):
     assert all((a[k] - b[k]).abs().max() < 1e-5 for k in a)
 
 
+@pytest.mark.slow
 def test_training_moved_the_weights(one, coco):
     "Otherwise equality would say little."
     from smpr.update import make_state
@@ -173,6 +176,7 @@ def test_training_moved_the_weights(one, coco):
     assert (start["head.initial.conv.weight"] - end["head.initial.conv.weight"]).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_may_resume(two, one, coco):
     "Two processes began, one goes on."
     for run in (one, two[1]):
@@ -248,6 +252,7 @@ def torchrun(machines: int, run: Path, coco: Path, steps: int) -> list[subproces
     ]
 
 
+@pytest.mark.slow
 def test_two_machines_meet_and_equal_one(coco, tmp_path):
     """Two torchruns find each other at the rendezvous and train as one process does; one machine alone goes
     on from their checkpoint."""

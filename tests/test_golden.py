@@ -40,7 +40,11 @@ LEVELS = range(3, 8)
 SIGMAS = torch.tensor(COCO17.sigmas)
 
 seeds = pytest.mark.parametrize("seed", SEEDS, scope="module")  # one by one: its network is computed once
-kinds = pytest.mark.parametrize("kind", KINDS, scope="module")
+
+
+def kinds(test):
+    "For each of the three networks; seconds each."
+    return pytest.mark.slow(pytest.mark.parametrize("kind", KINDS, scope="module")(test))
 
 
 # ------------------------------------------------------------------------------------------------ tools

@@ -30,12 +30,14 @@ def state(run: Path) -> dict:
     return json.loads((run / "last" / "state.json").read_text())
 
 
+@pytest.mark.slow
 def test_training_stops_and_goes_on(tmp_path):
     asked = [*FLAGS, *SMALL, "--run", str(tmp_path), "--train.steps", "3", "--rendered", "0.1"]
     assert main([*asked, "--steps", "2"]) == 0 and state(tmp_path)["step"] == 2
     assert main(asked) == 0 and state(tmp_path)["step"] == 3 and state(tmp_path)["pictures"] == 550
 
 
+@pytest.mark.slow
 def test_a_clock_sets_the_schedule_once(tmp_path, capsys):
     asked = [*FLAGS, *SMALL, "--run", str(tmp_path), "--minutes", "0.04"]
     assert main(asked) == 0
@@ -48,6 +50,7 @@ def test_a_clock_sets_the_schedule_once(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_another_network_is_refused_or_fitted(tmp_path, capsys):
     wide = [
         "train",
@@ -82,6 +85,7 @@ def test_another_network_is_refused_or_fitted(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not COCO.exists(), reason="the real pictures (../shared/coco) are not here")
 def test_choosing_never_sees_what_measures():
     train, val = (
@@ -97,6 +101,7 @@ def test_choosing_never_sees_what_measures():
     assert len(join_sets([rest, val.subset(range(3))], [1, 0.001])) == len(rest) + 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not COCO.exists(), reason="the real pictures (../shared/coco) are not here")
 def test_groups_on_real_people():
     val = load_set(COCO / "val" / "images", COCO / "val" / "person_keypoints.json")

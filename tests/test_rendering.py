@@ -129,6 +129,7 @@ def test_without_the_extra_one_line_says_so(tmp_path, monkeypatch, capsys):
     assert "smpr[render]" in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @needs_body
 def test_one_and_two_workers_write_the_same_and_a_broken_set_goes_on(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
@@ -146,6 +147,7 @@ def test_one_and_two_workers_write_the_same_and_a_broken_set_goes_on(tmp_path):
         render_set(one, 4, replace(SMALL, grain=0.1), seed=5)
 
 
+@pytest.mark.slow
 @needs_body
 def test_truth_as_detections_is_perfect_and_the_set_loads(tmp_path):
     file = render_set(tmp_path / "set", 8, RenderConfig(width=192, height=144, labelled=400), seed=2)
@@ -154,6 +156,7 @@ def test_truth_as_detections_is_perfect_and_the_set_loads(tmp_path):
     assert describe_set(json.loads(file.read_text()))["pictures"] == 8
 
 
+@pytest.mark.slow
 @needs_body
 def test_small_people_keep_their_box_only():
     for n in range(6):

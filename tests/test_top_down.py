@@ -50,6 +50,7 @@ def smoke(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_smoke_run_leaves_a_record(smoke):
     record, _, log = smoke
     assert (record["experiment"], record["row"], record["scale"], record["seed"]) == (
@@ -75,6 +76,7 @@ def test_smoke_run_leaves_a_record(smoke):
     assert f"{PEER} seed 0: " in log
 
 
+@pytest.mark.slow
 def test_results_are_coco_results(smoke):
     _, results, _ = smoke
     val = row_sets(make_scale("smoke"))[1]
@@ -110,6 +112,7 @@ def test_boxes_hold_their_keypoints():
     assert (boxes >= 0).all() and (boxes[:, 2] <= 320).all() and (boxes[:, 3] <= 240).all()
 
 
+@pytest.mark.slow
 def test_two_pictures_are_learnt(tmp_path):
     "From the shipped parts, on two pictures: the loss falls to less than half, and their people are found."
     scale = make_scale("mini")
@@ -137,6 +140,7 @@ def test_two_pictures_are_learnt(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_killed_peer_goes_on_bit_for_bit(tmp_path):
     """Killed by SIGKILL after its first saved state and started again: record and detections of an unbroken
     run."""

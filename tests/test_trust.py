@@ -79,6 +79,7 @@ def few_people(tmp_path):
 # 1. exact resume
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(tmp_path):
     """During a step, while a checkpoint is written, during the first measurement: the end is that of an
     undisturbed run."""
@@ -88,6 +89,7 @@ def test_killed_and_resumed(tmp_path):
     assert (found["attempted"], found["survived"], found["differences"]) == (3, 3, []), found
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_named_and_skipped(tmp_path, capsys):
     "One changed byte in a tensor of the newest checkpoint; then also its state.json cut in half."
 
@@ -172,6 +174,7 @@ def errors(log: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT))
 def test_stopped_by_a_signal(few_people, tmp_path, number):
     """It saves where it is, exits 143 or 130 and says which command goes on; the whole group gets the signal,
@@ -198,6 +201,7 @@ def children(pid: int) -> list[int]:
     ]
 
 
+@pytest.mark.slow
 def test_lost_worker(few_people, tmp_path):
     "One line and exit 2 instead of PyTorch's stack."
     log = tmp_path / "log"
@@ -214,6 +218,7 @@ def test_lost_worker(few_people, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_temporary_folder_is_emptied(tmp_path):
     """Somebody tidies up the temporary folder through which pictures are handed over: an error that says so,
     and an end, though the loading processes are well."""
@@ -253,6 +258,7 @@ def test_temporary_folder_with_a_long_path(tmp_path, monkeypatch):
     assert train(mini(1), people("train", 10), tmp_path / "run", **QUIET)["step"] == 1
 
 
+@pytest.mark.slow
 def test_full_disk_while_training(few_people, tmp_path):
     """No file may grow beyond 20 kB: the checkpoint cannot be written, one line says so, and the one before
     is intact."""
@@ -314,6 +320,7 @@ def test_read_only_folder(tmp_path):
 # 3. bad data
 
 
+@pytest.mark.slow
 def test_bad_inputs():
     "Some hundred of the cases of `make trust`: nothing is wrong in silence, nothing crashes, nothing hangs."
     found = inputs.try_all(documents=150, results=60, cuts=3, flips=4)
@@ -387,6 +394,7 @@ def test_who_is_skipped_is_listed(tmp_path):
 # 4. numbers that agree
 
 
+@pytest.mark.slow
 def test_ap_is_everybodys_ap():
     pytest.importorskip("faster_coco_eval", reason="needs the dev extra")
     figures = Path(__file__).parent.parent / "figures"
@@ -394,6 +402,7 @@ def test_ap_is_everybodys_ap():
     assert found["files"] == 1 and found["pycocotools"] == 0 and found["faster_coco_eval"] < 1e-9
 
 
+@pytest.mark.slow
 def test_poses_agree():
     found = agreement.compare_poses(3)
     assert found["batch_and_singles"]["largest_output"] <= 1e-4
@@ -418,6 +427,7 @@ def test_hostile_files():
     assert found["wrong"] == [] and found["refused"] == found["attempted"] >= 50
 
 
+@pytest.mark.slow
 def test_no_network():
     "Importing everything and finding people works where every connection fails."
     code = (
@@ -453,6 +463,7 @@ def test_every_guard_is_there():
 # 6. many pictures
 
 
+@pytest.mark.slow
 def test_predict_goes_on(tmp_path):
     """Killed in the middle of the 7th picture of 12 and called again: nothing is done twice, and the results
     are those of one call."""
