@@ -1,5 +1,4 @@
-"""Rows on a dask scheduler and workers of this machine: one worker is killed in the middle of a row, one call
-is interrupted."""
+"""Rows on a dask scheduler and workers of this machine: a worker is killed, a call is interrupted."""
 
 import json
 import os
@@ -84,19 +83,13 @@ class Cluster:
         return self.folder / f"runs-{name}"
 
     def folder_of(self, name: str, job: Job) -> Path | None:
-        "Where a worker made its first try at a row."
-        return next(self.runs(name).glob(f"rows/*/smpr-{job.experiment}-{job.name}-*/1"), None)
+        "Where a worker made a row."
+        return next(self.runs(name).glob(f"rows/*/smpr-{job.experiment}-{job.name}-*"), None)
 
     def training(self, name: str, job: Job) -> bool:
         "Whether a worker has trained some steps of a row."
-        log = (folder := self.folder_of(name, job)) and job.executed("smoke", folder / "runs").with_suffix(
-            ".log"
-        )
-        return (
-            bool(log)
-            and log.exists()
-            and any("it/s, loss" in l or "s/it, loss" in l for l in log.read_text().splitlines())
-        )
+        folder = self.folder_of(name, job)
+        return bool(folder) and any(job.below(folder / "runs", "smoke").glob("*"))
 
     def close(self) -> None:
         for process in (*self.workers.values(), self.scheduler):
@@ -112,9 +105,9 @@ def cluster(tmp_path_factory):
 
 
 def free_again(folder: Path) -> bool:
-    "Whether no process works in the folder of a run."
-    with locked(folder / "lock", wait=False) as lock:
-        return lock is not None
+    "Whether no process runs the row of a folder."
+    with locked(PSM.below(folder / "runs" / "locks", "smoke"), wait=False) as free:
+        return free
 
 
 def test_what_is_missing_is_said(cluster, monkeypatch):
@@ -128,8 +121,7 @@ def test_what_is_missing_is_said(cluster, monkeypatch):
 
 
 def test_killed_worker(cluster, tmp_path, capsys):
-    """Its row is run by the other worker; the row that fails is reported; every other row has one record, and
-    what lies beside it."""
+    "Another worker runs its row; a row that fails is reported; every other one leaves its record and files."
     for name in ("left", "right"):
         cluster.add_worker(name)
     with connect(cluster.address) as client:
@@ -203,9 +195,8 @@ def test_interrupted_call(cluster, tmp_path, request):
         "PYTHONPATH": str(ROOT),
     }
     earlier = set(cluster.runs(name).glob("rows/*/smpr-table1-psm-*"))
-    # tests may run in the background, where SIGINT is ignored
-    program = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program = (  # tests may run in the background, where SIGINT is ignored
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from smpr.cli import main; sys.exit(main())"
     )
     call = subprocess.Popen(
@@ -231,8 +222,7 @@ def test_interrupted_call(cluster, tmp_path, request):
     request.addfinalizer(call.kill)
     folder = wait_for(
         lambda: next(
-            (f for f in cluster.runs(name).glob("rows/*/smpr-table1-psm-*/1") if f.parent not in earlier),
-            None,
+            (f for f in cluster.runs(name).glob("rows/*/smpr-table1-psm-*") if f not in earlier), None
         ),
         "the row to begin",
     )
