@@ -119,7 +119,7 @@ def pick_path(
         return DeformPath.LOOKUP
     with torch.random.fork_rng(devices=[device]):
         seconds = path_seconds(device, shape, dtype)
-    return min(seconds, key=seconds.get)
+    return min(seconds, key=lambda path: seconds[path])
 
 # %% ../nbs/04_aggregation.ipynb #2790ed34
 class OffsetStart(StrEnum):

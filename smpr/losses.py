@@ -112,7 +112,7 @@ def make_targets(
         decode_pose(offsets.float(), pred.locations, pred.strides), people.keypoints, people.areas, sigmas
     )
     first = near(pred.initial[n])
-    second = None
+    second = first  # as long as nobody asks for the OKS of the second poses
     if pred.refined is not None and Variant.PAPER in (config.oks_source, config.score_target):
         second = near(pred.refined[n])
     weight = first.amax(1) if first.shape[1] else first.new_zeros(len(first))
@@ -216,11 +216,10 @@ def compute_losses(
     t = stack_targets(pred, people, sigmas, assign)
     if config.oks_weighted == Variant.PAPER:
         t.weight = torch.ones_like(t.weight)
-    marks = (
-        None
-        if pred.heatmap_logits is None
-        else heatmap_targets(people, pred.heatmap_logits.shape[-2:], pred.level_strides[0], len(sigmas))
-    )
+    marks = None
+    if pred.heatmap_logits is not None:
+        h, w = pred.heatmap_logits.shape[-2:]
+        marks = heatmap_targets(people, (h, w), pred.level_strides[0], len(sigmas))
     (n0, n1, w0, w1, images, cells), world = loss_counts(t, marks, config)
     losses = {"person": focal_loss(pred.person_logits, t.refined >= 0) / (n1 + images) * config.person}
     losses["initial"] = (
@@ -237,6 +236,6 @@ def compute_losses(
             losses["oks"] = (1 - own_oks(poses, truth, areas, sigmas)).sum() / n1.clamp(min=1) * config.oks
     if pred.score_logits is not None:
         losses["score"] = score_loss(pred.score_logits, t, n0, n1) * config.score
-    if marks is not None:
+    if pred.heatmap_logits is not None and marks is not None:
         losses["heatmap"] = focal_loss(pred.heatmap_logits, marks) / (cells + images) * config.heatmap
     return {name: loss * world for name, loss in losses.items()}

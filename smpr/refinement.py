@@ -24,7 +24,7 @@ class PoseConv(nn.Module):
         self.conv = nn.Conv2d(width, 2 * keypoints, 3, padding=1)
         self.scales = nn.Parameter(torch.ones(levels))
         nn.init.normal_(self.conv.weight, std=0.01)
-        nn.init.zeros_(self.conv.bias)
+        nn.init.zeros_(self.conv.get_parameter("bias"))
 
     def forward(
         self,

@@ -20,7 +20,7 @@ def score_targets(
     config: AssignConfig = AssignConfig(),
 ) -> Tensor:  # (P,) in [0, 1]
     "What the pose score should say at each location: its pose's best OKS (Sec. III-F; published code: the initial pose's)."
-    source = refined_oks if config.score_target == Variant.PAPER else initial_oks
+    source = initial_oks if config.score_target == Variant.CODE or refined_oks is None else refined_oks
     return source.amax(1) if source.shape[1] else source.new_zeros(len(source))
 
 # %% ../nbs/06_scoring.ipynb #7213addc

@@ -219,7 +219,7 @@ def sigmas_from_names(
         raise SmprError(
             f"no sigma is known for '{unknown[0]}' ({len(unknown)} such keypoints); give sigmas, one per keypoint, or default_sigma"
         )
-    return tuple(known.get(n, default_sigma) for n in names)
+    return tuple(known[n] if n in known else float(default_sigma or 0) for n in names)
 
 # %% ../nbs/01_skeleton.ipynb #7043b009
 def skeleton_from_category(

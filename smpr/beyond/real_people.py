@@ -188,9 +188,9 @@ def group_metrics(poses: PoseSet, results: list[dict]) -> dict[str, dict[str, di
                     a if a["id"] in mine else a | {"num_keypoints": 0} for a in data["annotations"]
                 ]
             }
-            sides = (32, *SIZES, 1e5)[i : i + 2] if grouping == "size" else (0, 1e5)
+            low, high = (32, *SIZES, 1e5)[i : i + 2] if grouping == "size" else (0, 1e5)
             if mine:
-                out.setdefault(grouping, {})[group] = counted(only, results, poses, sides) | {
+                out.setdefault(grouping, {})[group] = counted(only, results, poses, (low, high)) | {
                     "persons": len(mine)
                 }
     return out

@@ -53,17 +53,17 @@ def assign_scene(
     skeleton: Skeleton = COCO17,  # its sigmas enter OKS
 ) -> AssignedScene:
     "Region and refinement positives of a scene, the latter for stand-in poses."
-    size = tuple(int(side * scale + 0.5) for side in scene.image.shape[:2])
+    h, w = (int(side * scale + 0.5) for side in scene.image.shape[:2])
     keypoints = torch.tensor(scene.keypoints * (scale, scale, 1), dtype=torch.float32)
     areas = torch.tensor(scene.areas * scale**2, dtype=torch.float32)
-    locations, strides = level_locations(level_sizes(*size, level_strides), level_strides)
+    locations, strides = level_locations(level_sizes(h, w, level_strides), level_strides)
     boxes = pseudo_boxes(keypoints)
     region = assign_regions(locations, strides, boxes, level_strides, config)
     similarity = oks(
         stand_in_poses(locations, keypoints, noise, seed), keypoints, areas, torch.tensor(skeleton.sigmas)
     )
     refined = refinement_persons(region, similarity, config)
-    return AssignedScene(scene.image, size, keypoints, boxes, locations, strides, region, refined, config)
+    return AssignedScene(scene.image, (h, w), keypoints, boxes, locations, strides, region, refined, config)
 
 # %% ../../nbs/viz/assignment.ipynb #26f863b0
 def _outlines(

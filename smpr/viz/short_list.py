@@ -67,7 +67,8 @@ def thin_out(
     boxes, picked, values = torch.cat([k.amin(1), k.amax(1)], -1).numpy(), [], []
     while len(picked) < config.keep and len(left) and left.max() >= config.nms_min_score:
         best = int(left.argmax())
-        picked.append(best), values.append(left[best].item())
+        picked.append(best)
+        values.append(left[best].item())
         near = (
             pose_overlap(k[best], k, torch.tensor(skeleton.sigmas))
             if choices.nms is Nms.OKS
