@@ -80,7 +80,7 @@ def main() -> None:
         state, log = train_head(net, frozen, config, "overfitting")
         net.load_state_dict(state)
         results = detect_set(net, poses, config.test)
-    metrics = evaluate(poses.annotations, results, poses.skeleton, [r.id for r in poses.records])
+    metrics = evaluate(poses, results)
     record = {
         "experiment": "overfit_real",
         "metrics": metrics,

@@ -36,9 +36,7 @@ def at_sizes(net: SMPR, poses: PoseSet) -> dict[str, dict]:
     "The ten numbers at each input size, then mirrored and with several sizes at the shipped one."
 
     def numbers(config):
-        return evaluate(
-            poses.annotations, detect_set(net, poses, config), poses.skeleton, [r.id for r in poses.records]
-        )
+        return evaluate(poses, detect_set(net, poses, config))
 
     out = {}
     for short in SHORT_SIDES:

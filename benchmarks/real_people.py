@@ -91,7 +91,7 @@ def main() -> None:
     if int(os.environ.get("RANK", 0)):
         return
     began, net, test = time.time(), load_run(run), test_config(config.test, a)
-    metrics = evaluate(dev.annotations, detect_set(net, dev, test), dev.skeleton, [r.id for r in dev.records])
+    metrics = evaluate(dev, detect_set(net, dev, test))
     state = json.loads((find_checkpoint(run / "last") / "state.json").read_text())
     record = {
         "experiment": "real",

@@ -136,7 +136,7 @@ def run_one(name: str, a: argparse.Namespace) -> None:
         "row": name,
         "seed": a.seed,
         "steps": summary["steps"],
-        "metrics": evaluate(dev.annotations, results, dev.skeleton, [r.id for r in dev.records]),
+        "metrics": evaluate(dev, results),
         "best_oks": best_oks(dev, results),
         "data": {
             "kind": "real",

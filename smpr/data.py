@@ -12,8 +12,8 @@ __all__ = ['MOST_PIXELS', 'PictureRecord', 'PoseSet', 'read_json', 'read_keypoin
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -29,15 +29,19 @@ from .structures import Sample
 # %% ../nbs/09_data.ipynb #80f34cec
 @dataclass(frozen=True)
 class PictureRecord:
-    "One picture of a set and its people, crowds and the unlabelled included."
+    "One picture of a set and its people, crowds and the unlabelled included: all that training and evaluation ask for."
 
-    id: int  # COCO image id
+    id: int | str  # COCO image id
     file: str  # name below the picture folder
     width: int  # px
     height: int  # px
     keypoints: np.ndarray  # (G, K, 3) px, visibility
     areas: np.ndarray  # (G,) px^2
     crowd: np.ndarray  # (G,) bool
+    boxes: np.ndarray | None = None  # (G, 4) left, top, width, height, px; None: all 0
+    labelled: np.ndarray | None = None  # (G,) labelled keypoints by the file's count; None: ours
+    unsized: tuple = ()  # ids of annotations without an area, which is 0 above
+    split: str | None = None  # part of COCO that the picture comes from, where the file says so
 
     @property
     def size(self) -> tuple[int, int]:
@@ -47,19 +51,19 @@ class PictureRecord:
 # %% ../nbs/09_data.ipynb #cf82a3c3
 @dataclass(frozen=True)
 class PoseSet:
-    "A COCO-format keypoint set."
+    "A COCO-format keypoint set. It is trained on and measured by its records; the file is not read again."
 
     images: Path  # folder of the pictures
-    annotations: Path  # the JSON file
+    annotations: Path  # the JSON file, for messages and fingerprints
     records: tuple[PictureRecord, ...]
     skeleton: Skeleton = COCO17
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def subset(self, keep) -> "PoseSet":
+    def subset(self, keep: Iterable[int]) -> "PoseSet":
         "The same set with the records at positions `keep`."
-        return PoseSet(self.images, self.annotations, tuple(self.records[i] for i in keep), self.skeleton)
+        return replace(self, records=tuple(self.records[i] for i in keep))
 
 # %% ../nbs/09_data.ipynb #e3962a9e
 def read_json(path: Path):  # what the file holds
@@ -192,7 +196,7 @@ def _person_error(a: dict) -> str:
         return f": bbox is {box!r:.60}, not four numbers; fix or remove it"
     if many not in (0, 1):
         return f": iscrowd is {many!r:.60}, neither 0 nor 1; fix or remove it"
-    if not isinstance(a.get("num_keypoints", 0), int):
+    if not isinstance(a.get("num_keypoints", 0), int) or abs(a.get("num_keypoints", 0)) > 1e6:
         return f": num_keypoints is {a['num_keypoints']!r:.60}, not a whole number; fix or remove it"
     return ""
 
@@ -209,27 +213,33 @@ def check_document(
 # %% ../nbs/09_data.ipynb #6cc2db69
 def load_set(
     images: Path,  # folder of the pictures
-    annotations: Path,  # COCO person-keypoint JSON
+    annotations: Path | dict,  # COCO person-keypoint JSON: the file, or its content
     skeleton: Skeleton = COCO17,
 ) -> PoseSet:
     "Read and check a COCO-format keypoint set; the pictures themselves are opened later. Raises SmprError."
-    data, name = read_json(annotations), str(annotations)
-    people = check_document(data, name)
-    return PoseSet(
-        Path(images),
-        Path(annotations),
-        tuple(_record(im, people[im["id"]], skeleton.K, name) for im in data["images"]),
-        skeleton,
-    )
+    path = Path("annotations" if isinstance(annotations, dict) else annotations)
+    data = annotations if isinstance(annotations, dict) else read_json(path)
+    people = check_document(data, str(path))
+    records = tuple(_record(im, people[im["id"]], skeleton.K, str(path)) for im in data["images"])
+    return PoseSet(Path(images), path, records, skeleton)
 
 # %% ../nbs/09_data.ipynb #113740ec
 def _record(image: dict, people: list[dict], K: int, source: str) -> PictureRecord:
     "One image entry and its annotations as arrays."
-    keypoints = np.stack([read_keypoints(a, K, source) for a in people]) if people else np.zeros((0, K, 3))
-    areas = np.array([_area(a, source) for a in people])
-    crowd = np.array([bool(a.get("iscrowd", 0)) for a in people], bool)
+    keypoints = [read_keypoints(a, K, source) for a in people]
+    counts = [a.get("num_keypoints", (k[:, 2] > 0).sum()) for a, k in zip(people, keypoints)]
     return PictureRecord(
-        image["id"], image["file_name"], int(image["width"]), int(image["height"]), keypoints, areas, crowd
+        image["id"],
+        image["file_name"],
+        int(image["width"]),
+        int(image["height"]),
+        np.array(keypoints, float).reshape(-1, K, 3),
+        np.array([_area(a, source) for a in people], float),
+        np.array([a.get("iscrowd", 0) for a in people], bool),
+        np.array([a.get("bbox", [0] * 4) for a in people], float).reshape(-1, 4),
+        np.array(counts, int),
+        tuple(a["id"] for a in people if "area" not in a),
+        image.get("coco_split"),
     )
 
 # %% ../nbs/09_data.ipynb #3bcc41eb
@@ -237,9 +247,8 @@ def _area(annotation: dict, source: str) -> float:
     "The area of one annotation in px^2; 0, which training skips, when the field is missing."
     area = annotation.get("area", 0)
     if not isinstance(area, (int, float)) or not abs(area) < 1e12:
-        raise SmprError(
-            f"{source}: annotation {annotation['id']}: area is {area!r:.60}, not a number of px^2; fix it"
-        )
+        who = f"{source}: annotation {annotation['id']}"
+        raise SmprError(f"{who}: area is {area!r:.60}, not a number of px^2; fix it")
     return float(area)
 
 # %% ../nbs/09_data.ipynb #5b735afb

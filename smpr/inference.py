@@ -88,6 +88,11 @@ class TestConfig:
         return self.scales or ((self.short, self.long),)
 
 # %% ../nbs/11_inference.ipynb #0fb570b4
+def _box_area(boxes: np.ndarray) -> np.ndarray:
+    "Areas of boxes (..., 4), sides counted as x2 - x1 + 1."
+    return (boxes[..., 2] - boxes[..., 0] + 1) * (boxes[..., 3] - boxes[..., 1] + 1)
+
+
 def box_iou(
     box: np.ndarray,  # (4,) x1, y1, x2, y2
     boxes: np.ndarray,  # (M, 4)
@@ -95,8 +100,7 @@ def box_iou(
     "Intersection over union of one box with many, sides counted as x2 - x1 + 1 (published code)."
     w = (np.minimum(box[2], boxes[:, 2]) - np.maximum(box[0], boxes[:, 0]) + 1).clip(0)
     h = (np.minimum(box[3], boxes[:, 3]) - np.maximum(box[1], boxes[:, 1]) + 1).clip(0)
-    area = lambda b: (b[..., 2] - b[..., 0] + 1) * (b[..., 3] - b[..., 1] + 1)
-    return w * h / (area(box) + area(boxes) - w * h)
+    return w * h / (_box_area(box) + _box_area(boxes) - w * h)
 
 # %% ../nbs/11_inference.ipynb #3e021131
 def soft_nms(
@@ -108,16 +112,16 @@ def soft_nms(
 ) -> tuple[Tensor, Tensor]:  # picked indices, best first, and their decayed scores
     "Linear Soft-NMS: take the best, multiply the scores of its neighbours by 1 - IoU, repeat (Sec. IV-A; linear: published code)."
     b, left = boxes.detach().cpu().numpy(), scores.detach().cpu().numpy().copy()
-    picked, values = [], []
+    picked, values, free = [], [], np.ones(len(left), bool)
     for _ in range(len(left) if keep is None else min(keep, len(left))):
         best = int(left.argmax())
         if left[best] < min_score:
             break
         picked.append(best)
         values.append(left[best])
+        left[best], free[best] = -1, False
         overlap = box_iou(b[best], b)
-        left = np.where(overlap > iou, left * (1 - overlap), left)
-        left[best] = -1
+        left = np.where(free & (overlap > iou), left * (1 - overlap), left)
     return (
         torch.tensor(picked, dtype=torch.long, device=boxes.device),
         torch.from_numpy(np.array(values, left.dtype)).to(scores.device),

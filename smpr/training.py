@@ -295,11 +295,7 @@ def measure(net: SMPR, poses: PoseSet, config: TestConfig, progress: bool = True
     if world > 1:
         mine, found = found[0], [None] * world
         dist.all_gather_object(found, mine)
-    numbers = [
-        evaluate(poses.annotations, sum(found, []), poses.skeleton, [r.id for r in poses.records])
-        if rank == 0
-        else None
-    ]
+    numbers = [evaluate(poses, sum(found, [])) if rank == 0 else None]
     if world > 1:
         dist.broadcast_object_list(numbers)
     return numbers[0]

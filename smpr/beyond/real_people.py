@@ -7,8 +7,6 @@ __all__ = ['SIZES', 'GROUPS', 'join_sets', 'split_dev', 'real_config', 'fit_step
            'ladder_rows', 'ladder_table', 'draw_ladder']
 
 # %% ../../nbs/beyond/real_people.ipynb #be2bc827
-import contextlib
-import io
 import json
 import time
 from dataclasses import replace
@@ -16,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from pycocotools.cocoeval import COCOeval
 
-from ..data import PoseSet, read_json
-from ..evaluation import coco_index, coco_truth
+from ..data import PoseSet
+from ..evaluation import coco_eval, coco_truth
 from ..inference import DecodeConfig
 from ..losses import LossConfig
 from ..settings import SmprError
@@ -47,8 +44,7 @@ def split_dev(
     split: str = "val2017",  # only pictures that the file calls so (field coco_split); where none is, all are candidates
 ) -> tuple[PoseSet, PoseSet]:
     "(training, dev): `count` pictures drawn once and set aside for choosing between recipes. Raises SmprError."
-    known = {i["id"]: i.get("coco_split") for i in read_json(poses.annotations)["images"]}
-    whole = [k for k, r in enumerate(poses.records) if known.get(r.id) == split] or list(range(len(poses)))
+    whole = [k for k, r in enumerate(poses.records) if r.split == split] or list(range(len(poses)))
     if count >= len(whole):
         raise SmprError(
             f"{poses.annotations}: {count} dev pictures are asked for and {len(whole)} can be had; ask for fewer"
@@ -146,30 +142,15 @@ def counted(
     truth: dict, results: list[dict], poses: PoseSet, sides: tuple[float, float] = (0, 1e5)
 ) -> dict[str, float]:
     "AP, AP50 and AR of persons and detections whose area is that of a square with a side between `sides` px (by pycocotools)."
-    ids = [r.id for r in poses.records]
-    with contextlib.redirect_stdout(io.StringIO()):
-        gt = coco_index(truth)
-        run = COCOeval(
-            gt,
-            gt.loadRes([dict(r) for r in results]) if results else coco_index(truth | {"annotations": []}),
-            "keypoints",
-        )
-        run.params.kpt_oks_sigmas, run.params.catIds, run.params.imgIds = (
-            np.array(poses.skeleton.sigmas),
-            [1],
-            ids,
-        )
-        run.params.areaRng, run.params.areaRngLbl = [[s**2 for s in sides]], ["these"]
-        run.evaluate()
-        run.accumulate()
-    mean = lambda x: float(x[x > -1].mean()) if (x > -1).any() else -1.0
-    precision, recall = run.eval["precision"], run.eval["recall"]
-    return {"AP": mean(precision), "AP50": mean(precision[0]), "AR": mean(recall)}
+    asked = {"these": (sides[0] ** 2, sides[1] ** 2)}
+    counts = coco_eval(truth, results, poses.skeleton, areas=asked).eval
+    tables = {"AP": counts["precision"], "AP50": counts["precision"][0], "AR": counts["recall"]}
+    return {name: float(t[t > -1].mean()) if (t > -1).any() else -1.0 for name, t in tables.items()}
 
 
 def group_metrics(poses: PoseSet, results: list[dict]) -> dict[str, dict[str, dict[str, float]]]:
     "AP, AP50, AR and number of persons of every group of every grouping; persons below 32 px are left out."
-    data, by_picture = coco_truth(poses.annotations, poses.skeleton.K), {}
+    data, by_picture = coco_truth(poses), {}
     for a in data["annotations"]:
         by_picture.setdefault(a["image_id"], []).append(a)
     asked = lambda a: a["num_keypoints"] > 0 and not a["iscrowd"] and a["area"] >= 32**2

@@ -9,7 +9,6 @@ __all__ = ['PictureOutput', 'Confidence', 'candidate_places', 'true_oks', 'found
 
 # %% ../../nbs/experiments/findings.ipynb #475a4dad
 # Shapes: P locations, M candidates, D detected poses, K keypoints.
-import contextlib
 import gzip
 import io
 import json
@@ -20,17 +19,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from ..assignment import AssignConfig, assign_regions
 from ..data import PictureRecord, PoseSet
-from ..evaluation import coco_index, coco_truth, evaluate
+from ..evaluation import coco_eval, coco_truth, evaluate
 from ..inference import DecodeConfig, best_locations, candidates, soft_nms, vote
 from ..representation import decode_pose, pseudo_boxes
 from ..scoring import oracle_confidence
 from ..settings import SmprError, atomic_write
-from ..structures import Poses, Predictions
+from ..structures import Poses, Predictions, result_entry
 
 # %% ../../nbs/experiments/findings.ipynb #10243ee4
 @dataclass(frozen=True)
@@ -105,24 +103,12 @@ def found_poses(
         true_oks(kept.keypoints, output.record, sigmas).tolist(),
         true_oks(first, output.record, sigmas).tolist(),
     )
-    return [_entry(output.record.id, *values) for values in zip(*columns, strict=True)], at
-
-# %% ../../nbs/experiments/findings.ipynb #8367a151
-def _entry(
-    image_id: int, pose: list, score: float, person: float, pose_score: float, quality: float, initial: float
-) -> dict:
-    "One found pose as an entry of a COCO results file, with extra fields."
-    flat = [v for x, y in pose for v in (round(x, 2), round(y, 2), 1)]
-    return {
-        "image_id": image_id,
-        "category_id": 1,
-        "keypoints": flat,
-        "score": round(score, 5),
-        "person": round(person, 5),
-        "pose_score": round(pose_score, 5),
-        "oks": round(quality, 4),
-        "initial_oks": round(initial, 4),
-    }
+    entries = []
+    for pose, score, person, pose_score, quality, initial in zip(*columns, strict=True):
+        more = {"person": round(person, 5), "pose_score": round(pose_score, 5)}
+        more |= {"oks": round(quality, 4), "initial_oks": round(initial, 4)}
+        entries.append(result_entry(output.record.id, pose, score, **more))
+    return entries, at
 
 # %% ../../nbs/experiments/findings.ipynb #b9e09d4d
 def _dense_rows(
@@ -289,11 +275,8 @@ def read_detections(path: Path) -> list[dict]:
         out = []
         for image_id, score, *rest in data["rows"]:
             k = np.array(rest[len(_EXTRA) :]).reshape(-1, 2).cumsum(0) * data["unit"]
-            flat = np.concatenate([k.round(2), np.ones((len(k), 1))], 1).ravel().tolist()
-            out.append(
-                {"image_id": image_id, "category_id": 1, "keypoints": flat, "score": score}
-                | {n: v for n, v in zip(_EXTRA, rest) if v is not None}
-            )
+            more = {n: v for n, v in zip(_EXTRA, rest) if v is not None}
+            out.append(result_entry(image_id, k.round(2).tolist(), score, **more))
         return out
     except (OSError, EOFError, ValueError, KeyError, TypeError) as e:
         raise SmprError(
@@ -330,23 +313,9 @@ class Matches:
 # %% ../../nbs/experiments/findings.ipynb #e61d13a2
 def match_detections(poses: PoseSet, results: list[dict]) -> Matches:
     "Matches of a set's detections, made by pycocotools (20 detections a picture, all areas)."
-    ids = [r.id for r in poses.records]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = coco_index(coco_truth(poses.annotations, poses.skeleton.K))
-        if results:
-            found = truth.loadRes(
-                [{k: r[k] for k in ("image_id", "category_id", "keypoints", "score")} for r in results]
-            )
-            run = COCOeval(truth, found, "keypoints")
-            run.params.kpt_oks_sigmas, run.params.imgIds, run.params.catIds = (
-                np.array(poses.skeleton.sigmas),
-                ids,
-                [1],
-            )
-            run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
-            run.evaluate()
-    by_id = {e["image_id"]: e for e in run.evalImgs if e} if results else {}
-    return _join_matches([by_id.get(i) for i in ids], poses)
+    run = coco_eval(coco_truth(poses), results, poses.skeleton, areas={"all": (0, 1e10)})
+    by_id = {e["image_id"]: e for e in run.evalImgs if e}
+    return _join_matches([by_id.get(r.id) for r in poses.records], poses)
 
 # %% ../../nbs/experiments/findings.ipynb #cb638123
 def _join_matches(by_picture: list[dict | None], poses: PoseSet) -> Matches:
@@ -432,8 +401,5 @@ def collect(
             results[c] += found
         if dense:
             dense.add(output, places[Confidence.SCORE], sigmas, assign, config.score_threshold)
-    ids = [r.id for r in poses.records]
-    scoring = {
-        c.value: evaluate(poses.annotations, found, poses.skeleton, ids) for c, found in results.items()
-    }
+    scoring = {c.value: evaluate(poses, found) for c, found in results.items()}
     return Findings(results[Confidence.SCORE], scoring, dense)

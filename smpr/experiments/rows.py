@@ -414,7 +414,7 @@ def multi_scale_metrics(net: SMPR, poses: PoseSet, config: TestConfig) -> dict[s
     "The COCO numbers with five picture sizes, each also mirrored; the sizes stand to each other as in the published test."
     scales = tuple((round(config.short * f), round(config.long * f)) for f in (1, 1.25, 1.5, 0.5, 0.75))
     results = detect_set(net, poses, replace(config, scales=scales, flip=True))
-    return evaluate(poses.annotations, results, poses.skeleton, [r.id for r in poses.records])
+    return evaluate(poses, results)
 
 # %% ../../nbs/experiments/rows.ipynb #38ff3b57
 def measure_more(
@@ -439,7 +439,7 @@ def measure_more(
     else:
         outputs = picture_outputs(net, poses, config.test)
     results = [e for output in outputs for e in found_poses(output, net.sigmas, config.test.decode)[0]]
-    metrics = evaluate(poses.annotations, results, poses.skeleton, [r.id for r in poses.records])
+    metrics = evaluate(poses, results)
     return {
         "metrics": metrics,
         "pictures": len(poses),

@@ -319,10 +319,8 @@ def peer_findings(
         for entry in found_entries(record, found, factor, sigmas, sure_at)
     ]
     fields = {Confidence.SCORE: "score", Confidence.PERSON: "person", Confidence.TRUE_OKS: "oks"}
-    ids = [r.id for r in poses.records]
     scoring = {
-        c.value: evaluate(poses.annotations, [r | {"score": r[name]} for r in results], poses.skeleton, ids)
-        for c, name in fields.items()
+        c.value: evaluate(poses, [r | {"score": r[name]} for r in results]) for c, name in fields.items()
     }
     return Findings(results, scoring, None)
 
