@@ -13,20 +13,14 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from smpr.rendering.people import (
-    RenderConfig,
-    body_model,
-    describe_set,
-    render_picture,
-    render_set,
-    score_truth,
-)
-from smpr.settings import atomic_write, load_settings
+from smpr.rendering.people import RenderConfig, body_model, render_picture, render_set, score_truth
+from smpr.settings import SmprError, atomic_write, load_settings
 from smpr.skeleton import COCO17
 
 
@@ -65,6 +59,55 @@ def read_part(file: Path) -> dict:
     content = json.loads(file.read_text())
     content["images"] = [i for i in content["images"] if i.get("coco_split", "val2017") == "val2017"]
     return content
+
+
+def describe_set(content: dict) -> dict:
+    "Numbers about a COCO set's people, crowds left out; heights and boxes are relative to the picture."
+    size = {i["id"]: (i["width"], i["height"]) for i in content["images"]}
+    people = [a for a in content["annotations"] if not a.get("iscrowd") and a["image_id"] in size]
+    known = [a for a in people if a.get("num_keypoints")]
+    if not known:
+        raise SmprError("the set has nobody with keypoints; describe one that has")
+    many = Counter(a["image_id"] for a in people)
+    each = np.array([many[i] for i in size])
+    w, h = np.array([size[a["image_id"]] for a in known], float).T
+    x, y, wide, high = np.array([a["bbox"] for a in known], float).T
+    v = np.array([a["keypoints"][2::3] for a in known])
+    edge, behind = 0.015, _behind(known, people)  # annotators' boxes often end a few pixels before the border
+    cut = [x < edge * w, y < edge * h, x + wide > (1 - edge) * w, y + high > (1 - edge) * h]
+    cut = zip(("left", "top", "right", "bottom", "any"), [*cut, np.any(cut, 0)], strict=True)
+    return {
+        "pictures": len(size),
+        "persons": len(people),
+        "with keypoints": len(known),
+        "persons a picture": [float((each == k).mean()) for k in range(5)] + [float((each > 4).mean())],
+        "height": _spread([a["bbox"][3] / size[a["image_id"]][1] for a in people]),
+        "box width / height": _spread(wide / np.maximum(high, 1)),
+        "at the border": {side: float(c.mean()) for side, c in cut},
+        "behind another box": [float((behind > t).mean()) for t in (0.1, 0.3, 0.6)],
+        "visibility": [float((v == k).mean()) for k in range(3)],
+        "visibility by keypoint": [(v == k).mean(0).round(4).tolist() for k in range(3)],
+    }
+
+
+def _spread(values) -> list[float]:
+    "Percentiles 5, 25, 50, 75 and 95."
+    return np.percentile(values, [5, 25, 50, 75, 95]).round(4).tolist()
+
+
+def _behind(known: list[dict], people: list[dict]) -> np.ndarray:
+    "For each person with keypoints: the largest share of the box that one other person's box covers."
+    by, out = {}, []
+    for a in people:
+        by.setdefault(a["image_id"], []).append(a)
+    for a in known:
+        x, y, w, h = a["bbox"]
+        shared = [
+            max(0, min(x + w, p[0] + p[2]) - max(x, p[0])) * max(0, min(y + h, p[1] + p[3]) - max(y, p[1]))
+            for p in (b["bbox"] for b in by[a["image_id"]] if b is not a)
+        ]
+        out.append(max(shared, default=0) / max(w * h, 1e-9))
+    return np.array(out)
 
 
 def sheet(folder: Path, content: dict, columns: int = 6, rows: int = 4) -> Image.Image:

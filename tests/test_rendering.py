@@ -1,7 +1,8 @@
 """Rendered people: what must hold for any picture; needs smpr[render] for the parts with a body."""
 
-import json
+import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from smpr.rendering.bodies import archetypes, hat_shares, missing_extra, sample_
 from smpr.rendering.people import (
     RenderConfig,
     body_model,
-    describe_set,
     mask_fields,
     render_picture,
     render_set,
@@ -153,7 +153,6 @@ def test_truth_as_detections_is_perfect_and_the_set_loads(tmp_path):
     file = render_set(tmp_path / "set", 8, RenderConfig(width=192, height=144, labelled=400), seed=2)
     assert min(score_truth(file).values()) > 0.999
     assert len(load_set(tmp_path / "set" / "images", file)) == 8
-    assert describe_set(json.loads(file.read_text()))["pictures"] == 8
 
 
 @pytest.mark.slow
@@ -166,8 +165,27 @@ def test_small_people_keep_their_box_only():
             assert a["num_keypoints"] == sum(v > 0 for v in flags) and set(flags) <= {0, 1, 2}
 
 
+def benchmark():
+    "benchmarks/render.py as a module."
+    file = Path(__file__).parent.parent / "benchmarks" / "render.py"
+    spec = importlib.util.spec_from_file_location("render_benchmark", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_set_is_described():
+    picture = {"id": 1, "width": 30, "height": 20}
+    one = {"image_id": 1, "bbox": [0, 5, 12, 4], "num_keypoints": 17, "keypoints": [12.0, 7.0, 2] * 17}
+    two = one | {"bbox": [6, 5, 12, 4]}
+    counted = benchmark().describe_set({"images": [picture], "annotations": [one, two]})
+    assert counted["persons"] == 2 and counted["persons a picture"][2] == 1
+    assert counted["visibility"] == [0, 0, 1] and counted["at the border"]["left"] == 0.5
+    assert np.allclose(counted["behind another box"], [1, 1, 0])
+
+
 def test_a_set_without_keypoints_is_not_described():
     person = {"image_id": 1, "bbox": [0, 0, 9, 9], "num_keypoints": 0, "keypoints": [0] * 51}
     content = {"images": [{"id": 1, "width": 96, "height": 72}], "annotations": [person]}
     with pytest.raises(SmprError, match="nobody with keypoints"):
-        describe_set(content)
+        benchmark().describe_set(content)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TEETH', 'EYES', 'TIGHTS', 'SKIRT', 'HAIR', 'SKIN', 'TOP', 'BOTTOM', 'SHOE', 'SCALP', 'EYE', 'SKIRTS', 'LONG', 'HAT',
-           'BAG', 'tables', 'pick', 'turn', 'unit', 'swing', 'attach', 'Archetype', 'archetypes', 'Pose', 'sample_pose',
-           'Build', 'sample_build', 'missing_extra', 'body_numbers', 'take_out', 'hat_shares', 'BodyModel', 'Body',
-           'make_body', 'Cloth', 'Outfit', 'sample_cloth', 'sample_outfit', 'regions', 'Person', 'dress', 'noise',
-           'cloth_colour', 'person_colour']
+           'BAG', 'tables', 'pick', 'turn', 'unit', 'swing', 'attach', 'archetypes', 'Pose', 'sample_pose', 'Build',
+           'sample_build', 'missing_extra', 'body_numbers', 'take_out', 'hat_shares', 'BodyModel', 'Body', 'make_body',
+           'Cloth', 'Outfit', 'sample_cloth', 'sample_outfit', 'regions', 'Person', 'dress', 'noise', 'cloth_colour',
+           'person_colour']
 
 # %% ../../nbs/rendering/bodies.ipynb #63620f26
 # Shapes: V vertices, M triangles, K keypoints, A blend shapes.
@@ -24,6 +24,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -43,11 +44,8 @@ def pick(rng: np.random.Generator, values: list, shares: list | None = None):
     return rng.choice(values, p=shares).item()
 
 # %% ../../nbs/rendering/bodies.ipynb #24d02f1e
-def turn(
-    axis,  # x, y, z or any vector
-    angle: float,  # radians
-) -> np.ndarray:  # (3, 3)
-    "Rotation about an axis (Rodrigues' formula)."
+def turn(axis, angle: float) -> np.ndarray:
+    "Rotation (3, 3) about x, y, z or any vector by an angle in radians (Rodrigues' formula)."
     a = np.eye(3)["xyz".index(axis)] if isinstance(axis, str) else np.asarray(axis, float)
     a = a / max(np.linalg.norm(a), 1e-12)
     k = np.array([[0, -a[2], a[1]], [a[2], 0, -a[0]], [-a[1], a[0], 0]])
@@ -67,43 +65,17 @@ def swing(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return c / s * np.arctan2(s, a @ b) if s > 1e-6 else np.array([0, 0, 0 if a @ b > 0 else np.pi])
 
 # %% ../../nbs/rendering/bodies.ipynb #c8b2a7cd
-def attach(
-    rest: np.ndarray,  # (V, 3) some vertices at rest
-    posed: np.ndarray,  # (V, 3) the same in the pose
-) -> tuple:  # (3, 3) rotation, (3,) shift: posed = rest @ rotation.T + shift
-    "The rigid motion that a part of the body has made (Kabsch's method): hats and bags follow it."
+def attach(rest: np.ndarray, posed: np.ndarray) -> tuple:
+    """The rigid motion of some vertices (V, 3), for hats and bags to follow (Kabsch's method):
+    rotation (3, 3) and shift (3,) with posed = rest @ rotation.T + shift."""
     u, _, vt = np.linalg.svd((rest - rest.mean(0)).T @ (posed - posed.mean(0)))
     r = (u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt).T
     return r, posed.mean(0) - r @ rest.mean(0)
 
-# %% ../../nbs/rendering/bodies.ipynb #e46e7baa
-@dataclass(frozen=True)
-class Archetype:
-    "Ranges of a kind of pose; pairs are (least, most)."
-
-    weight: float  # how often, relative to the others
-    hip: tuple = (-6, 8)  # degrees forward, leading leg
-    knee: tuple = (0, 10)  # degrees, leading leg
-    hip2: tuple | None = None  # the trailing leg; None: nearly as the leading one
-    knee2: tuple | None = None
-    spread: tuple = (0, 6)  # degrees, each leg sideways
-    lean: tuple = (-2, 5)  # degrees, the whole body forward
-    spine: tuple = (-3, 9)  # degrees forward, over the five bones of the back
-    side: float = 3.0  # degrees, spread of the sideways lean
-    arms: tuple = ("down", "relaxed", "hold", "pockets")  # of which both arms draw, by name
-    planted: str = "both"  # which soles lie flat on the ground: both, lead, trail or none
-    seat: bool = False  # wants something to sit on
-    table: bool = False  # wants a table in front
-    lift: float = 0.0  # m, highest jump
-    low: bool = False  # sits on the ground: hips bend until the feet are as low as the seat
-
 # %% ../../nbs/rendering/bodies.ipynb #4b914a4b
-def archetypes() -> dict[str, Archetype]:
-    "The poses that are drawn from."
-    return {
-        name: Archetype(**{k: tuple(v) if isinstance(v, list) else v for k, v in ranges.items()})
-        for name, ranges in tables()["archetypes"].items()
-    }
+def archetypes() -> dict[str, SimpleNamespace]:
+    "The poses that are drawn from, with what all of them share."
+    return {name: SimpleNamespace(**tables()["pose"] | own) for name, own in tables()["archetypes"].items()}
 
 # %% ../../nbs/rendering/bodies.ipynb #5e48139e
 @dataclass(frozen=True)
@@ -119,9 +91,9 @@ class Pose:
     lift: float  # m over the ground
 
 # %% ../../nbs/rendering/bodies.ipynb #41667733
-def _leg(kind: Archetype, first: bool, rng) -> dict[str, float]:
+def _leg(kind: SimpleNamespace, first: bool, rng) -> dict[str, float]:
     "Angles of one leg, radians."
-    lead = first or kind.hip2 is None
+    lead = first or not kind.hip2
     hip, knee = (kind.hip, kind.knee) if lead else (kind.hip2, kind.knee2)
     bend = rng.uniform(*knee)
     if kind.low:
@@ -171,7 +143,7 @@ def _arm_turns(joints: dict, side: str, name: str, rng) -> dict:
     return {f"{bone}.{side}": r for bone, r in turns.items()}
 
 # %% ../../nbs/rendering/bodies.ipynb #a47acb4a
-def _trunk_turns(kind: Archetype, root_lean: float, rng) -> dict:
+def _trunk_turns(kind: SimpleNamespace, root_lean: float, rng) -> dict:
     "Rotations of the five bones of the back and the four of neck and head; the head tries to look ahead."
     u, n = rng.uniform, rng.normal
     bend, twist, side = np.radians([u(*kind.spine), n(0, 7), n(0, kind.side)])
@@ -196,7 +168,7 @@ def sample_pose(
     root = turn("y", np.radians(rng.normal(0, kind.side / 2))) @ turn("x", lean)
     arms = [pick(rng, kind.arms) for _ in "LR"]
     if name in ("walk", "run") and rng.random() < 0.75:
-        arms = list(kind.arms) if lead == "R" else list(kind.arms)[::-1]
+        arms = kind.arms if lead == "R" else kind.arms[::-1]
     elif rng.random() < 0.35:
         arms = arms[:1] * 2
     turns, first = _trunk_turns(kind, lean, rng), _leg(kind, True, rng)
@@ -291,11 +263,8 @@ def _faces(model) -> dict[str, np.ndarray]:
     return out
 
 # %% ../../nbs/rendering/bodies.ipynb #896e58f4
-def hat_shares(
-    value: float,
-    places: np.ndarray,  # (n,) evenly spaced
-) -> np.ndarray:  # (n,) sum to 1 inside
-    "How much of each named value a number between them has."
+def hat_shares(value: float, places: np.ndarray) -> np.ndarray:
+    "How much of each named value at evenly spaced places (n,) a number between them has: (n,), sum 1."
     step = places[1] - places[0]
     return np.maximum(1 - abs(np.clip(value, places[0], places[-1]) - places) / step, 0)
 
@@ -311,12 +280,11 @@ class BodyModel:
         self.bones = {b: i for i, b in enumerate(json.loads(words["bones"]))}
         self.kinds = json.loads(words["kinds"])
         self.faces = {k: self.n[k].astype(np.int64) for k in ("body", "tights", "skirt", "hair")}
-        shares = _limb_shares(self.n["skin_weights"], self.n["skin_bones"], self.bones)
-        for k in ("skin_weights", "reference", "variations", "projection", "keypoints"):
+        for k in ("reference", "variations", "projection", "keypoints"):
             self.n[k] = self.n[k].astype(np.float64)
         self.rest, heads, _ = self.bend(self.coefficients(Build(*[0.5] * 6)), {})
         self.joints = dict(zip(self.bones, heads, strict=True))
-        self.marks = _marks(self.rest, self.joints, shares)
+        self.marks = _marks(self)
 
     def coefficients(self, build: Build) -> np.ndarray:  # (A,) one weight for each blend shape
         "How much of each shape a build has; properties that a Build lacks are average."
@@ -340,7 +308,9 @@ class BodyModel:
         rotations, places = _chain(self.n["parents"], heads, to_reference, numbered)
         linear = rotations @ to_reference
         moves = np.concatenate([linear, (places - np.einsum("bij,bj->bi", linear, heads))[:, :, None]], 2)
-        blend = np.einsum("vj,vjik->vik", self.n["skin_weights"], moves[self.n["skin_bones"]])
+        blend = np.einsum(
+            "vj,vjik->vik", self.n["skin_weights"].astype(np.float64), moves[self.n["skin_bones"]]
+        )
         posed = np.einsum("vik,vk->vi", blend[:, :, :3], rest) + blend[:, :, 3]
         return posed, places, np.ptp(rest[: TEETH.start, 2])
 
@@ -356,16 +326,6 @@ def _shape(n: dict, coefficients: np.ndarray) -> tuple:
     u[..., 2] *= np.linalg.det(u @ vt)[:, None]  # a rotation, never a mirror
     return vertices, heads, u @ vt
 
-# %% ../../nbs/rendering/bodies.ipynb #5e809e57
-def _limb_shares(weights: np.ndarray, which: np.ndarray, bones: dict[str, int]) -> dict[str, np.ndarray]:
-    "How much each vertex belongs to arms and to hands, (V,) each."
-
-    def share(*names: str) -> np.ndarray:
-        return (weights * np.isin(which, [i for b, i in bones.items() if b.startswith(names)])).sum(1)
-
-    arm = share("upperarm", "lowerarm", "wrist", "finger", "metacarpal") + 0.5 * share("shoulder01")
-    return {"arm": arm, "hand": share("wrist", "finger", "metacarpal")}
-
 # %% ../../nbs/rendering/bodies.ipynb #a0931377
 def _chain(parents: np.ndarray, heads: np.ndarray, to_reference: np.ndarray, turns: dict) -> tuple:
     "Rotation (bones, 3, 3) and head (bones, 3) of every bone, parents first; turns: bone -> (3, 3)."
@@ -378,9 +338,17 @@ def _chain(parents: np.ndarray, heads: np.ndarray, to_reference: np.ndarray, tur
     return rotations, places
 
 # %% ../../nbs/rendering/bodies.ipynb #5724f12d
-def _marks(rest: np.ndarray, joints: dict, share: dict) -> dict[str, np.ndarray]:
+def _marks(model: BodyModel) -> dict[str, np.ndarray]:
     "Coordinates on the body, (V,) each: along the arm, arm, hand, leg (0 hip, 1 knee, 2 ankle), scalp."
-    along, arm = np.full(len(rest), -0.4), share["arm"]
+    rest, joints, weights, which = model.rest, model.joints, model.n["skin_weights"], model.n["skin_bones"]
+
+    def share(*names: str) -> np.ndarray:
+        "How much of each vertex follows these bones."
+        return (weights * np.isin(which, [i for b, i in model.bones.items() if b.startswith(names)])).sum(1)
+
+    hand = share("wrist", "finger", "metacarpal")
+    arm = share("upperarm", "lowerarm", "wrist", "finger", "metacarpal") + 0.5 * share("shoulder01")
+    along = np.full(len(rest), -0.4)
     for side, sign in (("L", 1), ("R", -1)):
         s, e, w = (joints[f"{b}.{side}"] for b in ("upperarm01", "lowerarm01", "wrist"))
         upper, fore = (rest - s) @ (e - s) / ((e - s) @ (e - s)), (rest - e) @ (w - e) / ((w - e) @ (w - e))
@@ -391,7 +359,8 @@ def _marks(rest: np.ndarray, joints: dict, share: dict) -> dict[str, np.ndarray]
     scalp = np.clip((z - 0.715 + 0.70 * (y + 0.13) - 0.012 * ((abs(x) > 0.055) & (y < -0.05))) / 0.02, -1, 1)
     ear = (abs(x) > 0.068) & (y > -0.09) & (y < -0.02) & (z < 0.69)
     scalp[(arm > 0.1) | (z < 0.53) | ear | (np.arange(len(rest)) >= TEETH.start)] = -1
-    return share | {"along": along, "leg": np.interp(-z, [0.007, 0.396, 0.80], [0, 1, 2]), "scalp": scalp}
+    leg = np.interp(-z, [0.007, 0.396, 0.80], [0, 1, 2])
+    return {"along": along, "arm": arm, "hand": hand, "leg": leg, "scalp": scalp}
 
 # %% ../../nbs/rendering/bodies.ipynb #6704db57
 @dataclass(frozen=True)
@@ -570,17 +539,23 @@ def _hat(kind: str, skull: np.ndarray) -> Mesh:
 # %% ../../nbs/rendering/bodies.ipynb #041d6678
 def _carried(model: BodyModel, body: Body, outfit: Outfit) -> list[tuple]:
     "Hat and rucksack as (mesh in the pose, mesh at rest, part); they move with the skull and the chest."
-    rest, out = model.rest, []
+    rest, found, out = model.rest, [], []
     if outfit.hat:
         skull = np.flatnonzero(model.marks["scalp"] > 0.5)
-        out.append((_hat(outfit.hat, rest[skull]), skull, HAT))
+        found.append((_hat(outfit.hat, rest[skull]), skull, HAT))
     if outfit.bag:
         trunk = (model.marks["arm"] < 0.05) & (np.arange(len(rest)) < TEETH.start)
         chest = np.flatnonzero((rest[:, 2] > 0.2) & (rest[:, 2] < 0.42) & trunk)
         sack = egg(0.15, 0.44)
         sack = Mesh(sack.vertices * [1, 0.6, 1], sack.faces)
-        out.append((sack.moved((0, rest[chest, 1].max() + 0.07, 0.08)), chest, BAG))
-    return [(_follow(shape, rest[near], body.vertices[near]), shape, part) for shape, near, part in out]
+        found.append((sack.moved((0, rest[chest, 1].max() + 0.07, 0.08)), chest, BAG))
+    for shape, near, part in found:
+        r, shift = attach(rest[near], body.vertices[near])
+        size = np.ptp(body.vertices[near] @ r, 0).mean() / np.ptp(rest[near], 0).mean()
+        about = rest[near].mean(0)
+        moved = Mesh((shape.vertices - about) * size + about, shape.faces).moved(shift, r)
+        out.append((moved, shape, part))
+    return out
 
 # %% ../../nbs/rendering/bodies.ipynb #041d6679
 def _follow(shape: Mesh, rest: np.ndarray, posed: np.ndarray) -> Mesh:
@@ -629,13 +604,9 @@ def _scatter(i: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
     return ((h ^ (h >> 16)) & 0xFFFF) / 65535
 
 # %% ../../nbs/rendering/bodies.ipynb #2465ea36
-def cloth_colour(
-    cloth: Cloth,
-    place: np.ndarray,  # (Q, 3) m, at rest
-) -> np.ndarray:  # (Q, 3) RGB
-    "The pattern of a material."
-    across, high = place[:, 0] + place[:, 1] * 0.5, place[:, 2]
-    row, column = high * cloth.often % 1, across * cloth.often % 1
+def cloth_colour(cloth: Cloth, place: np.ndarray) -> np.ndarray:
+    "The pattern of a material at places (Q, 3) m of the body or thing at rest: (Q, 3) RGB."
+    row, column = place[:, 2] * cloth.often % 1, (place[:, 0] + place[:, 1] * 0.5) * cloth.often % 1
     second = np.zeros(len(place))  # plain
     match cloth.kind:
         case "stripes":

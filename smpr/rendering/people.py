@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TEXTURES', 'PHOTOS', 'RenderConfig', 'Thing', 'Scene3D', 'texture', 'look_up', 'sample_material', 'material_colour',
-           'sample_clutter', 'clutter_kinds', 'sample_camera', 'sample_spots', 'sample_scene', 'backdrop', 'shadow_map',
-           'Shot', 'draw_scene', 'develop', 'tolerances', 'mask_fields', 'noticed_shares', 'annotate', 'render_picture',
-           'body_model', 'to_coco', 'render_set', 'score_truth', 'describe_set']
+           'sample_clutter', 'clutter_parts', 'sample_camera', 'sample_spots', 'sample_scene', 'backdrop', 'shadow_map',
+           'Shot', 'draw_scene', 'develop', 'by_joint', 'mask_fields', 'annotate', 'render_picture', 'body_model',
+           'to_coco', 'render_set', 'score_truth']
 
 # %% ../../nbs/rendering/people.ipynb #6c3bc3f4
 # Shapes: (H, W) picture, Q points or pixels, K keypoints, P persons. Metres; z up, y into the picture.
@@ -14,10 +14,8 @@ import importlib.util
 import io
 import json
 import multiprocessing
-from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -98,11 +96,8 @@ PHOTOS = ("coffee", "chelsea", "rocket", "motorcycle_left")  # shown as they are
 
 # %% ../../nbs/rendering/people.ipynb #67f528eb
 @lru_cache
-def texture(
-    name: str,  # one of TEXTURES or PHOTOS
-    level: int = 0,  # each is half as large as the one before
-) -> np.ndarray:  # (H, W, 3) 0 to 1
-    "A picture that ships with scikit-image. Raises SmprError without the extra."
+def texture(name: str, level: int = 0) -> np.ndarray:
+    "A picture of scikit-image, (H, W, 3) 0 to 1; each level halves it. Raises SmprError without the extra."
     if level:
         t = texture(name, level - 1)
         h, w = t.shape[0] // 2 * 2, t.shape[1] // 2 * 2
@@ -113,13 +108,8 @@ def texture(
     return np.asarray(Image.open(file).convert("RGB"), np.float64) / 255
 
 # %% ../../nbs/rendering/people.ipynb #d40b779d
-def look_up(
-    name: str,
-    u: np.ndarray,
-    v: np.ndarray,  # (Q,) in widths and heights of the picture, which repeats; v upwards
-    level: int = 0,
-) -> np.ndarray:  # (Q, 3)
-    "Colours of a texture."
+def look_up(name: str, u: np.ndarray, v: np.ndarray, level: int = 0) -> np.ndarray:
+    "Colours (Q, 3) of a texture, which repeats, at (Q,) widths u and (upwards) heights v of it."
     t = texture(name, level)
     return t[(-v % 1 * t.shape[0]).astype(int) % t.shape[0], (u % 1 * t.shape[1]).astype(int) % t.shape[1]]
 
@@ -140,12 +130,8 @@ def sample_material(kind: str, rng: np.random.Generator) -> Cloth:
     return Cloth(look, tuple(np.clip(colour, 0, 1)), often=u(0.6, 1.6))
 
 # %% ../../nbs/rendering/people.ipynb #c08e6d30
-def material_colour(
-    cloth: Cloth,
-    place: np.ndarray,  # (Q, 3) m, at rest
-    level: int = 1,
-) -> np.ndarray:  # (Q, 3)
-    "Colour of a material; textures are laid on along the ground and upwards."
+def material_colour(cloth: Cloth, place: np.ndarray, level: int = 1) -> np.ndarray:
+    "Colour (Q, 3) of a material at places (Q, 3) m at rest; textures lie along the ground and upwards."
     u, v = (place[:, 0] + 0.6 * place[:, 1]) * cloth.often, (place[:, 2] + 0.6 * place[:, 1]) * cloth.often
     first = np.array(cloth.first)
     if cloth.kind in PHOTOS:
@@ -200,81 +186,64 @@ def _table(width: float, depth: float, height: float) -> Mesh:
 # %% ../../nbs/rendering/people.ipynb #96f5236e
 def sample_clutter(rng: np.random.Generator) -> list[tuple]:  # (Mesh, Cloth) of its parts
     "Draw a thing that stands about: crate, pole, tree, table, shelf, sign, car ..."
-    kinds = clutter_kinds()
-    parts = kinds[pick(rng, list(kinds))](rng.uniform)
+    parts = clutter_parts(pick(rng, list(tables()["clutter"])), rng.uniform)
     return [(mesh, sample_material(pick(rng, of.split()), rng)) for mesh, of in parts]
 
 # %% ../../nbs/rendering/people.ipynb #ee3b632c
-def clutter_kinds() -> dict[str, Callable]:
-    "Name -> function of `uniform` that gives parts as (mesh, materials to choose from)."
-    simple = {name: partial(_one_part, *row) for name, row in tables()["clutter"].items()}
-    made = (_bush, _fence, _tree, _shelf, _car, _sign, _parasol)
-    return simple | {function.__name__[1:]: function for function in made}
+def clutter_parts(kind: str, u: Callable) -> list[tuple]:
+    "A thing's parts as (mesh, materials to choose from); u draws evenly between two numbers."
+    if row := tables()["clutter"][kind]:
+        shape = {"box": box, "egg": egg, "table": _table, "cone": _cone}[row[0]]
+        return [(shape(*(u(*n) if isinstance(n, list) else n for n in row[1])), row[2])]
+    match kind:
+        case "ball":
+            r = u(0.1, 0.3)
+            return [(egg(r, 2 * r), "paint")]
+        case "bin":
+            r = u(0.15, 0.3)
+            return [(_cone(r, r * 1.1, u(0.4, 0.9)), "metal paint stone")]
+        case "bush":
+            return [(_crown(u, -0.2, 0.2, 0.55), "leaves")]
+        case "tree":
+            h = u(1.2, 2.5)
+            return [(_cone(0.13, 0.08, h), "wood"), (_crown(u, h - 0.5, 0.35, 0.8), "leaves")]
+        case "fence":
+            posts = [box(0.06, 0.06, 1).moved((x, 0, 0)) for x in np.arange(-1.5, 1.6, 0.3)]
+            rails = [box(3.1, 0.04, 0.06).moved((0, 0, z)) for z in (0.25, 0.8)]
+            return [(join(posts + rails), "wood metal")]
+        case "shelf":
+            return _shelf(u(0.6, 1.6), int(u(2, 5.99)), u(0.3, 0.45), u)
+        case "car":
+            body = [box(1.7, 4, 0.7).moved((0, 0, 0.25)), box(1.4, 2, 0.5).moved((0, 0, 0.95))]
+            wheels = [egg(0.3, 0.6).moved((x, y, 0)) for x in (-0.8, 0.8) for y in (-1.3, 1.3)]
+            return [(join(body), "paint metal"), (join(wheels), "metal")]
+        case "sign":
+            h = u(1.5, 2.5)
+            board = box(u(0.4, 1), 0.04, u(0.3, 0.8)).moved((0, 0, h - 0.2))
+            return [(_cone(0.04, 0.04, h), "metal"), (board, "photo photo paint")]
+        case "parasol":
+            return [(_cone(0.03, 0.03, 2.3), "metal"), (lathe([(u(0.8, 1.3), 1.9), (0.01, 2.35)]), "paint")]
 
+# %% ../../nbs/rendering/people.ipynb #c1077e01
+def _shelf(w: float, n: int, step: float, u: Callable) -> list[tuple]:
+    "Boards w wide, step apart, two sides, and a thing on each of the n lower boards."
+    boards = [box(w, 0.3, 0.03).moved((0, 0, i * step)) for i in range(n + 1)]
+    sides = [box(0.03, 0.3, n * step).moved((x, 0, 0)) for x in (-w / 2, w / 2)]
+    out = [(join(boards + sides), "wood metal")]
+    for i in range(n):
+        thing = box(u(0.1, w * 0.4), 0.2, u(0.1, step * 0.9))
+        out.append((thing.moved((u(-0.25, 0.25) * w, 0, i * step)), "paint paint photo wood"))
+    return out
 
-def _one_part(shape: str, numbers: list, of: str, u: Callable) -> list[tuple]:
-    shapes = {"box": box, "egg": egg, "ball": _ball, "table": _table, "cone": _cone, "bin": _bin}
-    return [(shapes[shape](*(u(*n) if isinstance(n, list) else n for n in numbers)), of)]
-
-
-def _ball(radius: float) -> Mesh:
-    return egg(radius, 2 * radius)
-
-
+# %% ../../nbs/rendering/people.ipynb #c1077e02
 def _cone(bottom: float, top: float, height: float) -> Mesh:
     return lathe([(bottom, 0), (top, height)])
-
-
-def _bin(radius: float, height: float) -> Mesh:
-    return _cone(radius, radius * 1.1, height)
 
 
 def _crown(u: Callable, low: float, least: float, most: float) -> Mesh:
     "Seven balls of leaves."
     radii = u(least, most, 7)
     return join([egg(r, 2 * r + 0.01).moved((u(-0.5, 0.5), u(-0.5, 0.5), low + u(0, 0.9))) for r in radii])
-
-# %% ../../nbs/rendering/people.ipynb #c1077e01
-def _bush(u: Callable) -> list[tuple]:
-    return [(_crown(u, -0.2, 0.2, 0.55), "leaves")]
-
-
-def _fence(u: Callable) -> list[tuple]:
-    posts = [box(0.06, 0.06, 1).moved((x, 0, 0)) for x in np.arange(-1.5, 1.6, 0.3)]
-    return [(join([*posts, *(box(3.1, 0.04, 0.06).moved((0, 0, z)) for z in (0.25, 0.8))]), "wood metal")]
-
-
-def _tree(u: Callable) -> list[tuple]:
-    h = u(1.2, 2.5)
-    return [(_cone(0.13, 0.08, h), "wood"), (_crown(u, h - 0.5, 0.35, 0.8), "leaves")]
-
-
-def _shelf(u: Callable) -> list[tuple]:
-    "Boards, two sides, and a thing on every board but the top one."
-    w, n, step = u(0.6, 1.6), int(u(2, 5.99)), u(0.3, 0.45)
-    frame = [box(w, 0.3, 0.03).moved((0, 0, i * step)) for i in range(n + 1)]
-    frame += [box(0.03, 0.3, n * step).moved((x, 0, 0)) for x in (-w / 2, w / 2)]
-    out = [(join(frame), "wood metal")]
-    for i in range(n):
-        thing = box(u(0.1, w * 0.4), 0.2, u(0.1, step * 0.9))
-        out.append((thing.moved((u(-0.25, 0.25) * w, 0, i * step)), "paint paint photo wood"))
-    return out
-
-
-def _car(u: Callable) -> list[tuple]:
-    body = [box(1.7, 4, 0.7).moved((0, 0, 0.25)), box(1.4, 2, 0.5).moved((0, 0, 0.95))]
-    wheels = [egg(0.3, 0.6).moved((x, y, 0)) for x in (-0.8, 0.8) for y in (-1.3, 1.3)]
-    return [(join(body), "paint metal"), (join(wheels), "metal")]
-
-
-def _sign(u: Callable) -> list[tuple]:
-    h = u(1.5, 2.5)
-    board = box(u(0.4, 1), 0.04, u(0.3, 0.8)).moved((0, 0, h - 0.2))
-    return [(_cone(0.04, 0.04, h), "metal"), (board, "photo photo paint")]
-
-
-def _parasol(u: Callable) -> list[tuple]:
-    return [(_cone(0.03, 0.03, 2.3), "metal"), (lathe([(u(0.8, 1.3), 1.9), (0.01, 2.35)]), "paint")]
 
 # %% ../../nbs/rendering/people.ipynb #a8ab24b7
 def sample_camera(config: RenderConfig, rng: np.random.Generator) -> tuple:  # Camera, m to the first person
@@ -565,9 +534,10 @@ def _smear(x: np.ndarray, length: int, angle: float) -> np.ndarray:
     return np.mean([padded[j : j + x.shape[0], i : i + x.shape[1]] for j, i in steps], 0)
 
 # %% ../../nbs/rendering/people.ipynb #9c5ca73a
-def tolerances() -> np.ndarray:  # (K,) m for somebody 1.7 m tall
-    "How deep a visible keypoint may lie below the surface; measured on bare bodies from all sides."
-    return _by_joint("tolerances")
+def by_joint(name: str) -> np.ndarray:
+    """The tolerances of visibility or the shares of noticed hidden keypoints, (K,). Tolerances were measured
+    on bare bodies from all sides; with these shares v = 0 and v = 1 become about as common as in COCO."""
+    return np.array([tables()[name][keypoint.split("_")[-1]] for keypoint in COCO17.names])
 
 # %% ../../nbs/rendering/people.ipynb #9c5ca73b
 def _by_joint(table: str) -> np.ndarray:
@@ -586,22 +556,17 @@ def mask_fields(mask: np.ndarray) -> dict:
         "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode()},
     }
 
-# %% ../../nbs/rendering/people.ipynb #306a08e4
-def noticed_shares() -> np.ndarray:  # (K,) 0 to 1
-    "How often a hidden keypoint inside the picture is labelled; v = 0 and v = 1 become as common as in COCO."
-    return _by_joint("noticed")
-
 # %% ../../nbs/rendering/people.ipynb #35266eb9
 def annotate(scene: Scene3D, shot: Shot, config: RenderConfig, rng: np.random.Generator) -> list[dict]:
     "COCO annotations of everybody to be seen; hidden keypoints only beside three visible ones."
     out, f, c = [], config.finer, scene.camera
     for i, person in ((i, t.person) for i, t in enumerate(scene.things) if t.person):
-        guess = rng.random(COCO17.K) < noticed_shares() * config.noticed
+        guess = rng.random(COCO17.K) < by_joint("noticed") * config.noticed
         mask = (shot.owner == i).reshape(c.height, f, c.width, f).sum((1, 3)) * 2 >= f * f
         if not mask.any():
             continue
         seen = c.project(scene.things[i].keypoints)
-        deep = tolerances() * person.body.stature / 1.7
+        deep = by_joint("tolerance") * person.body.stature / 1.7
         v = rasteriser.visible(seen, deep, shot.near, shot.owner, i, f)
         v[(v == 1) & (~guess | ((v == 2).sum() < 3))] = 0
         if mask.sum() < config.labelled:
@@ -708,7 +673,7 @@ def _draw_all(work: Callable, todo: set[int], workers: int) -> Iterator[int]:
             for done in as_completed([pool.submit(work, n) for n in todo[1:]]):
                 bar.update()
                 yield done.result()
-        except BrokenProcessPool:
+        except BrokenExecutor:
             raise SmprError("a worker was ended (out of memory?); go on with fewer --workers") from None
         finally:
             pool.shutdown(cancel_futures=True)
@@ -728,52 +693,3 @@ def score_truth(file: Path) -> dict[str, float]:
             run.summarize()
             out[kind] = float(run.stats[0])
     return out
-
-# %% ../../nbs/rendering/people.ipynb #6cd7907e
-def describe_set(content: dict) -> dict:
-    "Numbers about a COCO set's people, crowds left out; heights and boxes are relative to the picture."
-    size = {i["id"]: (i["width"], i["height"]) for i in content["images"]}
-    people = [a for a in content["annotations"] if not a.get("iscrowd") and a["image_id"] in size]
-    known = [a for a in people if a.get("num_keypoints")]
-    if not known:
-        raise SmprError("the set has nobody with keypoints; describe one that has")
-    many = Counter(a["image_id"] for a in people)
-    each = np.array([many[i] for i in size])
-    w, h = np.array([size[a["image_id"]] for a in known], float).T
-    x, y, wide, high = np.array([a["bbox"] for a in known], float).T
-    v = np.array([a["keypoints"][2::3] for a in known])
-    edge, behind = 0.015, _behind(known, people)  # annotators' boxes often end a few pixels before the border
-    cut = [x < edge * w, y < edge * h, x + wide > (1 - edge) * w, y + high > (1 - edge) * h]
-    cut = zip(("left", "top", "right", "bottom", "any"), [*cut, np.any(cut, 0)], strict=True)
-    return {
-        "pictures": len(size),
-        "persons": len(people),
-        "with keypoints": len(known),
-        "persons a picture": [float((each == k).mean()) for k in range(5)] + [float((each > 4).mean())],
-        "height": _spread([a["bbox"][3] / size[a["image_id"]][1] for a in people]),
-        "box width / height": _spread(wide / np.maximum(high, 1)),
-        "at the border": {side: float(c.mean()) for side, c in cut},
-        "behind another box": [float((behind > t).mean()) for t in (0.1, 0.3, 0.6)],
-        "visibility": [float((v == k).mean()) for k in range(3)],
-        "visibility by keypoint": [(v == k).mean(0).round(4).tolist() for k in range(3)],
-    }
-
-# %% ../../nbs/rendering/people.ipynb #c9f9bcbc
-def _spread(values) -> list[float]:
-    "Percentiles 5, 25, 50, 75 and 95."
-    return np.percentile(values, [5, 25, 50, 75, 95]).round(4).tolist()
-
-# %% ../../nbs/rendering/people.ipynb #5770fe28
-def _behind(known: list[dict], people: list[dict]) -> np.ndarray:
-    "For each person with keypoints: the largest share of the box that one other person's box covers."
-    by, out = {}, []
-    for a in people:
-        by.setdefault(a["image_id"], []).append(a)
-    for a in known:
-        x, y, w, h = a["bbox"]
-        shared = [
-            max(0, min(x + w, p[0] + p[2]) - max(x, p[0])) * max(0, min(y + h, p[1] + p[3]) - max(y, p[1]))
-            for p in (b["bbox"] for b in by[a["image_id"]] if b is not a)
-        ]
-        out.append(max(shared, default=0) / max(w * h, 1e-9))
-    return np.array(out)
