@@ -14,7 +14,8 @@ import torch
 from matplotlib.figure import Figure
 from timing import CPU, in_fresh_process, median_time, peak_mib
 
-from smpr.model import SMPR, fold_norms
+from smpr.fuse import fold_norms
+from smpr.model import SMPR
 from smpr.representation import pseudo_boxes
 from smpr.settings import resolve_device
 from smpr.skeleton import COCO17, Skeleton
@@ -66,8 +67,7 @@ def work_of(which: str, value: int, device: torch.device) -> Callable:
     "What is timed for one value."
     config = small_config()
     if which == "inference":
-        net = SMPR(config.model).to(device, memory_format=torch.channels_last).eval()
-        fold_norms(net.backbone)
+        net = fold_norms(SMPR(config.model)).to(device, memory_format=torch.channels_last).eval()
         x = torch.randn(1, 3, value, value, device=device).contiguous(memory_format=torch.channels_last)
         return torch.inference_mode()(lambda: net(x))
     persons, pictures, K = (

@@ -17,9 +17,8 @@ from timing import chapter_functions, in_fresh_process, matmul_peak, median_time
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import keypointrcnn_resnet50_fpn
 
-import smpr.aggregation
 import smpr.losses
-from smpr.aggregation import conv_of, pick_path
+from smpr.aggregation import DeformPath, deform_conv
 from smpr.assignment import AssignConfig, Region, assign_regions, refinement_persons
 from smpr.data import PoseSet, load_set, read_image
 from smpr.deploy.export import (
@@ -34,9 +33,10 @@ from smpr.deploy.export import (
 )
 from smpr.evaluation import coco_results, score_vs_oks
 from smpr.experiments.rows import HeadState, Row, frozen_sets, head_step, make_scale, row_config, start_state
+from smpr.fuse import fold_norms
 from smpr.inference import DecodeConfig, decode, find_poses, load, predict_candidates, soft_nms
 from smpr.losses import Targets, heatmap_targets, stack_targets
-from smpr.model import SMPR, ModelConfig, NeckName, fold_norms
+from smpr.model import SMPR, ModelConfig, NeckName
 from smpr.representation import decode_pose, level_locations, level_sizes, oks, pseudo_boxes
 from smpr.scoring import score_targets
 from smpr.settings import load_settings
@@ -46,9 +46,12 @@ from smpr.training import step_batches
 from smpr.update import Ema, make_optimizer, make_state, small_config, train_step
 from smpr.viz.assignment import AssignChoices, draw_choices
 from smpr.viz.panels import as_png, corners
+<<<<<<< HEAD
 from smpr.viz.score_vs_oks import PickChoices, draw_pick
 from smpr.viz.short_list import ListChoices, draw_list
 from smpr.winograd import quick_convs
+=======
+>>>>>>> c645471 (Folded norms and depthwise gradients are modules; Winograd and the stopwatch go)
 
 STRIDES = (8, 16, 32, 64, 128)
 NAIVE = {"np": np, "torch": torch, "math": math, "Region": Region}
@@ -91,16 +94,11 @@ def deform_lines(device: torch.device, rounds: int) -> Iterator[Line]:
         name = f"deformable convolution, forward and backward, {'x'.join(map(str, shape))}"
         for dtype in (torch.float32, torch.bfloat16) if gpu else (torch.float32,):
             tensors = deform_inputs(shape, device, dtype)
-            path = pick_path(device, shape, dtype)
-            ours, theirs = (
-                partial(differentiate, conv_of(path), tensors),
-                partial(differentiate, torchvision_deform, tensors),
-            )
+            ours = partial(differentiate, deform_conv, tensors)
+            theirs = partial(differentiate, torchvision_deform, tensors)
             with torch.no_grad():
-                values = [
-                    ((a - b).abs().max() / b.abs().max()).item()
-                    for a, b in [(conv_of(path)(*tensors), torchvision_deform(*tensors))]
-                ]
+                a, b = deform_conv(*tensors), torchvision_deform(*tensors)
+            values = [((a - b).abs().max() / b.abs().max()).item()]
             gaps = values + [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(ours(), theirs())]
             right = "" if max(gaps) < 1e-4 or dtype != torch.float32 else "TOO LARGE; "
             yield versus(
@@ -108,7 +106,7 @@ def deform_lines(device: torch.device, rounds: int) -> Iterator[Line]:
                 "torchvision",
                 race(ours, theirs, device, rounds),
                 aim,
-                f"{right}{str(dtype)[6:]}; {f'path taken: {path}; ' if gpu else ''}"
+                f"{right}{str(dtype)[6:]}; {'theirs is the default here; ' if gpu else ''}"
                 f"largest relative difference of values and gradients {max(gaps):.0e}",
             )
         if gpu:
@@ -256,8 +254,8 @@ def inference_lines(device: torch.device, rounds: int) -> Iterator[Line]:
     """A picture to poses: ours beside Keypoint R-CNN, both with random weights and as many people kept as the
     row says."""
     torch.manual_seed(0)
-    ours = SMPR(ModelConfig(neck=NeckName.FPN)).to(device, memory_format=torch.channels_last).eval()
-    fold_norms(ours.backbone), quick_convs(ours.neck), quick_convs(ours.head)  # as `load` does
+    ours = fold_norms(SMPR(ModelConfig(neck=NeckName.FPN)))  # as `load` does
+    ours = ours.to(device, memory_format=torch.channels_last).eval()
     torch.nn.init.zeros_(ours.head.person.bias)  # everybody is likely: all candidates reach the selection
     peer = (
         keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None, box_score_thresh=0.0).to(device).eval()
@@ -303,8 +301,8 @@ def export_lines(device: torch.device, rounds: int) -> Iterator[Line]:
     """A padded picture to dense poses, without the selection: PyTorch beside the exported files. On the CPU,
     whatever the device of the other rows."""
     torch.manual_seed(0)
-    large = SMPR(ModelConfig(neck=NeckName.FPN)).to(memory_format=torch.channels_last).eval()
-    fold_norms(large.backbone), quick_convs(large.neck), quick_convs(large.head)  # as `load` does
+    large = fold_norms(SMPR(ModelConfig(neck=NeckName.FPN)))  # as `load` does
+    large = large.to(memory_format=torch.channels_last).eval()
     with TemporaryDirectory() as folder:
         for name, net, size in (
             ("shipped weights", load("rendered", "cpu"), (256, 320)),
@@ -342,8 +340,7 @@ def limit_lines(device: torch.device, rounds: int) -> Iterator[Line]:
     "Counted operations a second over those of the best large matrix product."
     gpu = device.type == "cuda"
     dtype = torch.bfloat16 if gpu else torch.float32
-    net = SMPR(ModelConfig()).to(device, memory_format=torch.channels_last).eval()
-    fold_norms(net.backbone)
+    net = fold_norms(SMPR(ModelConfig())).to(device, memory_format=torch.channels_last).eval()
 
     def share(size: tuple[int, int, int], training: bool) -> tuple[float, float]:
         x = torch.randn(size[0], 3, *size[1:], device=device).contiguous(memory_format=torch.channels_last)
@@ -394,8 +391,7 @@ def limit_lines(device: torch.device, rounds: int) -> Iterator[Line]:
 
 @contextmanager
 def plain_parts() -> Iterator[None]:
-    """Inside, smpr uses torchvision's deformable convolution and finds its targets with the loops of the
-    chapters."""
+    "Inside, smpr finds its targets with the loops of the chapters."
     assign, oks_loop, (classes_loop, _) = chapter_loops()
 
     def targets(
@@ -418,16 +414,12 @@ def plain_parts() -> Iterator[None]:
     def classes(keypoints: torch.Tensor, size: tuple, stride: int) -> torch.Tensor:
         return torch.as_tensor(classes_loop(keypoints.tolist(), size, stride))
 
-    kept = smpr.aggregation.deform_conv, smpr.losses.make_targets, smpr.losses.heatmap_classes
-    smpr.aggregation.deform_conv, smpr.losses.make_targets, smpr.losses.heatmap_classes = (
-        torchvision_deform,
-        targets,
-        classes,
-    )
+    kept = smpr.losses.make_targets, smpr.losses.heatmap_classes
+    smpr.losses.make_targets, smpr.losses.heatmap_classes = targets, classes
     try:
         yield
     finally:
-        smpr.aggregation.deform_conv, smpr.losses.make_targets, smpr.losses.heatmap_classes = kept
+        smpr.losses.make_targets, smpr.losses.heatmap_classes = kept
 
 
 def embedded(split: str, count: int) -> PoseSet:
@@ -454,6 +446,7 @@ def step_lines(device: torch.device, rounds: int) -> Iterator[Line]:
             )
             parts = torch.nn.ModuleList([net.neck, net.head]).train()
             states.append((HeadState(net, make_optimizer(parts, c.train), Ema(net, c.train.ema)), parts))
+        states[1][0].net.head.aggregation.path = DeformPath.OPERATOR
 
         def quick():
             return head_step(*states[0], frozen, config)

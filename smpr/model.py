@@ -4,24 +4,22 @@
 
 # %% auto #0
 __all__ = ['PIXEL_STATS', 'BackboneName', 'NeckName', 'ResNetStyle', 'Pixels', 'ModelConfig', 'Backbone', 'ResNetBody',
-           'make_backbone', 'fold_norms', 'FPN', 'PAFPN', 'HRFPN', 'conv_norm', 'logit_conv', 'tower', 'heatmap_branch',
-           'Head', 'make_neck', 'SMPR', 'PartCost', 'count_parts']
+           'make_backbone', 'FPN', 'PAFPN', 'HRFPN', 'conv_norm', 'logit_conv', 'tower', 'heatmap_branch', 'Head',
+           'make_neck', 'SMPR', 'PartCost', 'count_parts']
 
 # %% ../nbs/08_model.ipynb #8c1519d1
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 
 import timm
 import torch
 import torchvision
-from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from .aggregation import Aggregation, OffsetStart, pick_path
+from .aggregation import Aggregation, OffsetStart
 from .refinement import PoseConv, refine
 from .representation import Variant, level_locations
 from .settings import SmprError, take_choices
@@ -210,37 +208,6 @@ def make_backbone(config: ModelConfig) -> Backbone:
         body, stages = _timm_body(name)
         channels = tuple(body.feature_info.channels()[-4:])
     return Backbone(body, channels).freeze([m for s in stages[:n] for m in s], config.frozen_norm_affine)
-
-# %% ../nbs/08_model.ipynb #ede92b6c
-def fold_norms(backbone: nn.Module, frozen_only: bool = False) -> int:
-    "Let convolutions of `backbone` do the work of the batch norm that follows each; returns how many pairs. Needs norms that use stored statistics."
-    learns = lambda m: any(p.requires_grad for p in m.parameters())
-    pairs = [
-        (a, b)
-        for m in backbone.modules()
-        for a, b in zip(list(m.children()), list(m.children())[1:])
-        if isinstance(a, nn.Conv2d)
-        and isinstance(b, nn.modules.batchnorm._BatchNorm)
-        and not (frozen_only and (learns(a) or learns(b)))
-    ]
-    for conv, norm in pairs:
-        conv.forward = partial(_folded_forward, conv, norm)
-        norm.forward = lambda x, norm=norm: (
-            norm.act(norm.drop(x)) if hasattr(norm, "act") else x
-        )  # timm's norms bring their activation along
-    return len(pairs)
-
-# %% ../nbs/08_model.ipynb #7a11d5d5
-def _folded_forward(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    "Convolution and stored-statistics batch norm in one; folded anew every time, so that loaded weights count."
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = norm.bias - scale * (norm.running_mean - (0 if conv.bias is None else conv.bias))
-    padding = conv.padding
-    if isinstance(conv, Conv2dSame):
-        x, padding = pad_same(x, conv.kernel_size, conv.stride), (0, 0)
-    return F.conv2d(
-        x, conv.weight * scale[:, None, None, None], shift, conv.stride, padding, conv.dilation, conv.groups
-    )
 
 # %% ../nbs/08_model.ipynb #d9c84857
 def _conv(cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -460,12 +427,6 @@ class SMPR(nn.Module):
             inside_x = torch.arange(w, device=x.device) < sizes[:, 1:].to(x.device)
             x = x * (inside_y[:, None, :, None] & inside_x[:, None, None, :])
         return x.flip(1) if self.config.pixels == Pixels.CAFFE else x
-
-    def tune(self) -> "SMPR":
-        "Take the faster deformable convolution of the device that the network is on (chapter 04)."
-        if self.head.aggregation is not None:
-            self.head.aggregation.path = pick_path(self.mean.device, (1, self.config.width, 50, 84))
-        return self
 
     def forward(
         self,

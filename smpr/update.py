@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Optimizer', 'Schedule', 'TrainConfig', 'Config', 'lr_factor', 'make_optimizer', 'Ema', 'forward_batch',
            'batch_losses', 'split_batch', 'backward_in_parts', 'backward_batch', 'rank_world', 'processes', 'wrap',
-           'over_ranks', 'DepthwiseConv', 'quick_depthwise', 'small_config', 'TrainState', 'make_state', 'BadNumbers',
-           'train_step', 'keep_bad_step', 'replay_step']
+           'over_ranks', 'small_config', 'TrainState', 'make_state', 'BadNumbers', 'train_step', 'keep_bad_step',
+           'replay_step']
 
 # %% ../nbs/13_update.ipynb #79b6b64c
 # Shapes: N images, P locations, K keypoints.
@@ -19,7 +19,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 
 # %% ../nbs/13_update.ipynb #f76b3912
@@ -27,7 +26,6 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -36,9 +34,10 @@ from .aggregation import OffsetStart
 from .assignment import AssignConfig
 from .batches import DataConfig, Outside, TrainStream
 from .checkpoints import config_from_dict, config_to_dict, read_notes, write_tensors
+from .fuse import fold_norms, quick_depthwise
 from .inference import DecodeConfig, TestConfig
 from .losses import LossConfig, compute_losses
-from .model import SMPR, BackboneName, ModelConfig, NeckName, Pixels, fold_norms
+from .model import SMPR, BackboneName, ModelConfig, NeckName, Pixels
 from .representation import Variant
 from .settings import SmprError, resolve_device, take_choices
 from .skeleton import COCO17, Skeleton
@@ -279,69 +278,6 @@ def over_ranks(values: Tensor) -> Tensor:
         dist.all_reduce(values)
     return values / world
 
-# %% ../nbs/13_update.ipynb #96975e57
-class DepthwiseConv(torch.autograd.Function):
-    "Depthwise convolution in bfloat16 whose slow gradients are computed in float32."
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> Tensor:
-        x = x.to(torch.bfloat16)
-        ctx.save_for_backward(x, weight)
-        ctx.geometry = list(stride), list(padding)
-        return F.conv2d(x, weight.to(torch.bfloat16), None, stride, padding, 1, len(weight))
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        x, weight = ctx.saved_tensors
-        stride, padding = ctx.geometry
-
-        def part(dtype: torch.dtype, which: int) -> Tensor:
-            last = dict(memory_format=torch.channels_last)
-            mask = [which == 0, which == 1, False]
-            return torch.ops.aten.convolution_backward(
-                gradient.to(dtype).contiguous(**last),
-                x.to(dtype).contiguous(**last),
-                weight.to(dtype),
-                None,
-                stride,
-                padding,
-                [1, 1],
-                False,
-                [0, 0],
-                len(weight),
-                mask,
-            )[which]
-
-        grad_x = (
-            part(torch.bfloat16 if stride[0] == 1 else torch.float32, 0) if ctx.needs_input_grad[0] else None
-        )
-        return grad_x, part(torch.bfloat16 if weight.shape[-1] == 3 else torch.float32, 1).float(), None, None
-
-# %% ../nbs/13_update.ipynb #117d7d67
-def quick_depthwise(net: nn.Module) -> int:
-    "Let the learning depthwise convolutions of `net` use `DepthwiseConv` while training under CPU autocast; returns how many."
-    found = [
-        m
-        for m in net.modules()
-        if isinstance(m, nn.Conv2d)
-        and m.groups == m.in_channels > 1
-        and m.weight.requires_grad
-        and m.bias is None
-    ]
-    for m in found:
-        m.forward = partial(_depthwise_forward, m)
-    return len(found)
-
-# %% ../nbs/13_update.ipynb #f55c6132
-def _depthwise_forward(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    "The layer's own forward, or `DepthwiseConv` where it pays."
-    if not (torch.is_grad_enabled() and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
-        return type(conv).forward(conv, x)
-    padding = conv.padding
-    if isinstance(conv, Conv2dSame):
-        x, padding = pad_same(x, conv.kernel_size, conv.stride), (0, 0)
-    return DepthwiseConv.apply(x, conv.weight, conv.stride, padding)
-
 # %% ../nbs/13_update.ipynb #2b137ad9
 def small_config(steps: int = 2500, batch: int = 16) -> Config:
     "The network and recipe of the weights `rendered`: a few million parameters, pictures of 320x240 px, a CPU. Not the paper's."
@@ -412,11 +348,10 @@ def make_state(
             said = f"start weights: '{name}' is {tuple(t.shape)}, this network has {own.get(name, 'none')}"
             raise SmprError(f"{said}; leave it out or choose the same model options")
     net.load_state_dict(start or {}, strict=False)
-    net = net.to(device, memory_format=torch.channels_last).tune().train()
-    fold_norms(net.backbone, frozen_only=True)
-    if config.train.bf16 and net.mean.device.type == "cpu":
-        quick_depthwise(net)
-    return TrainState.of(net, config)
+    net = fold_norms(net, frozen_only=True)
+    if config.train.bf16 and torch.device(device).type == "cpu":
+        net = quick_depthwise(net)
+    return TrainState.of(net.to(device, memory_format=torch.channels_last).train(), config)
 
 # %% ../nbs/13_update.ipynb #19f623bc
 class BadNumbers(SmprError):

@@ -27,8 +27,9 @@ from smpr.deploy.export import (
     self_check,
     weights_digest,
 )
+from smpr.fuse import fold_norms
 from smpr.inference import TestConfig, fit_picture, load, predict
-from smpr.model import SMPR, BackboneName, ModelConfig, fold_norms
+from smpr.model import SMPR, BackboneName, ModelConfig
 from smpr.settings import SmprError, atomic_write, load_settings
 
 onnx = pytest.importorskip("onnx")
@@ -310,7 +311,7 @@ def test_random_networks(backbone, kind, tmp_path):
             backbone=backbone, strides=(8, 16), width=16, tower_depth=1, norm_groups=4, heatmap_width=8
         )
     ).eval()
-    fold_norms(other.backbone)
+    other = fold_norms(other)
     other.test = TestConfig(120, 160)
     path, found = export_network(other, tmp_path / f"net{kind}")
     images = torch.randint(0, 256, (2, 3, 96, 128), dtype=torch.uint8)

@@ -26,7 +26,6 @@ from smpr.skeleton import (
     skeleton_to_category,
 )
 from smpr.viz.assignment import assign_scene
-from smpr.winograd import kernel_products, winograd_conv
 
 P3_P7 = (8, 16, 32, 64, 128)
 few = settings(max_examples=60, deadline=None, derandomize=True)
@@ -240,31 +239,6 @@ def test_scene_assignment_works_for_any_K(K, G, seed):
 def test_scene_travels_with_the_package():
     scene = load_scene()
     assert scene.keypoints.shape[::2] == (3, 3) and np.isfinite(scene.keypoints).all()
-
-
-@few
-@given(
-    seeds,
-    st.integers(1, 2),
-    st.integers(1, 9),
-    st.integers(1, 9),
-    st.integers(1, 23),
-    st.integers(1, 23),
-    st.integers(1, 40),
-    st.booleans(),
-)
-def test_winograd_equals_the_plain_convolution(seed, n, c, o, h, w, at_once, biased):
-    "Any number of pictures and channels, any size of the map, any cut into pieces."
-    g = torch.Generator().manual_seed(seed)
-    x, weight = (
-        torch.randn(n, c, h, w, generator=g, dtype=torch.float64),
-        torch.randn(o, c, 3, 3, generator=g, dtype=torch.float64),
-    )
-    bias = torch.randn(o, generator=g, dtype=torch.float64) if biased else None
-    plain = torch.nn.functional.conv2d(x, weight, bias, padding=1)
-    torch.testing.assert_close(
-        winograd_conv(x, kernel_products(weight), bias, at_once), plain, rtol=1e-9, atol=1e-9
-    )
 
 
 @many

@@ -24,11 +24,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from ..aggregation import DeformPath
 from ..checkpoints import config_from_dict, config_to_dict
+from ..fuse import FoldedConv, FoldedNorm, fold_norms
 from smpr.inference import (
     DecodeConfig,
     TestConfig,
@@ -82,42 +83,27 @@ def dense_poses(
     )
 
 # %% ../../nbs/deploy/export.ipynb #5106b853
-def plain_conv(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
-    "Convolution and stored-statistics batch norm as one convolution; TensorFlow's padding as a fixed one, for sides that the stride divides."
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    out = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-    )
-    out.weight.data = (conv.weight * scale[:, None, None, None]).detach()
-    out.bias.data = (
-        norm.bias - scale * (norm.running_mean - (0 if conv.bias is None else conv.bias))
-    ).detach()
-    if not isinstance(conv, Conv2dSame):
+def plain_conv(conv: FoldedConv) -> nn.Module:
+    "A folded convolution for good; TensorFlow's padding as a fixed one, for sides that the stride divides."
+    size = conv.in_channels, conv.out_channels, conv.kernel_size
+    out = nn.Conv2d(*size, conv.stride, conv.padding, conv.dilation, conv.groups, device="meta")
+    out.weight, out.bias = (nn.Parameter(t.detach()) for t in conv.folded())
+    if not conv.same:
         return out
     spare = [k - s for k, s in zip(conv.kernel_size[::-1], conv.stride[::-1])]
     return nn.Sequential(nn.ZeroPad2d([p for s in spare for p in (s // 2, s - s // 2)]), out)
 
 # %% ../../nbs/deploy/export.ipynb #22d3d335
-def bake_norms(net: nn.Module) -> int:
-    "Replace every convolution and the batch norm that follows it by one plain convolution, in place; returns how many."
-    pairs = [
-        (m, a, b)
-        for m in net.modules()
-        for a, b in zip(list(m.named_children()), list(m.named_children())[1:])
-        if isinstance(a[1], nn.Conv2d) and isinstance(b[1], nn.modules.batchnorm._BatchNorm)
-    ]
-    for m, (a, conv), (b, norm) in pairs:
-        setattr(m, a, plain_conv(conv, norm))
-        setattr(
-            m, b, norm.act if hasattr(norm, "act") else nn.Identity()
-        )  # timm's norms bring their activation along
-    return len(pairs)
+def bake_norms(net: nn.Module) -> nn.Module:
+    "A copy of `net` with every convolution and the batch norm that follows it as one plain convolution."
+    net = fold_norms(net)
+    for parent in list(net.modules()):
+        for name, m in list(parent.named_children()):
+            if isinstance(m, FoldedConv):
+                setattr(parent, name, plain_conv(m))
+            elif isinstance(m, FoldedNorm):
+                setattr(parent, name, m.rest)
+    return net
 
 # %% ../../nbs/deploy/export.ipynb #c51fb0ba
 class Deployed(nn.Module):
@@ -125,12 +111,13 @@ class Deployed(nn.Module):
 
     def __init__(self, net: SMPR):
         super().__init__()
-        self.net = SMPR(net.config, net.skeleton)
-        self.net.load_state_dict(net.state_dict())
-        self.snaps = snaps(net)
+        plain = SMPR(net.config, net.skeleton)
+        plain.load_state_dict(net.state_dict())
+        self.net, self.snaps = bake_norms(plain), snaps(net)
         if not self.snaps:
             self.net.head.heatmap = None  # training only
-        bake_norms(self.net.backbone)
+        if self.net.head.aggregation is not None:
+            self.net.head.aggregation.path = DeformPath.LOOKUP
         self.eval().requires_grad_(False)
 
     def forward(
