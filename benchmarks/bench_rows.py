@@ -46,12 +46,8 @@ from smpr.training import step_batches
 from smpr.update import Ema, make_optimizer, make_state, small_config, train_step
 from smpr.viz.assignment import AssignChoices, draw_choices
 from smpr.viz.panels import as_png, corners
-<<<<<<< HEAD
 from smpr.viz.score_vs_oks import PickChoices, draw_pick
 from smpr.viz.short_list import ListChoices, draw_list
-from smpr.winograd import quick_convs
-=======
->>>>>>> c645471 (Folded norms and depthwise gradients are modules; Winograd and the stopwatch go)
 
 STRIDES = (8, 16, 32, 64, 128)
 NAIVE = {"np": np, "torch": torch, "math": math, "Region": Region}

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from .checkpoints import config_from_dict, load_weights, read_notes
 from .data import read_image, resize_factor
-from .model import SMPR, fold_norms
+from .fuse import fold_norms
+from .model import SMPR
 from .representation import decode_pose, oks
 from .scoring import confidence
 from .settings import SmprError, resolve_device
 from .skeleton import Skeleton
 from .structures import Candidates, Poses, Predictions, Result
-from .winograd import quick_convs
 
 # %% ../nbs/11_inference.ipynb #cecc3eea
 @dataclass(frozen=True)
@@ -387,9 +387,8 @@ def load(
     )  # names and shapes were checked; old files may lack batch counters
     net.test = read_test(meta.get("test", {}), str(path))
     net.card = meta.get("card", {})
-    fold_norms(net.backbone)
-    quick_convs(net.neck), quick_convs(net.head)  # appendix winograd
-    return net.to(resolve_device(device or "auto")).to(memory_format=torch.channels_last).tune().eval()
+    net = fold_norms(net).to(resolve_device(device or "auto"))
+    return net.to(memory_format=torch.channels_last).eval()
 
 # %% ../nbs/11_inference.ipynb #5cbfd8c4
 def predict(

@@ -42,8 +42,9 @@ from .checkpoints import load_weights, write_tensors
 from .config import Count, NotNegative, Options, Whole, to_dict
 from .data import PoseSet, read_image, skipped_people
 from .evaluation import detect_set, evaluate
+from .fuse import fold_norms
 from .inference import TestConfig, find_poses, read_test
-from .model import SMPR, ModelConfig, fold_norms
+from .model import SMPR, ModelConfig
 from .settings import SmprError, atomic_write, file_digest, sync_path
 from .skeleton import Skeleton, draw_poses
 from smpr.update import (
@@ -199,8 +200,7 @@ def for_testing(config: ModelConfig, skeleton: Skeleton, state: dict[str, Tensor
     "A network with these weights, ready for inference."
     net = SMPR(config, skeleton)
     net.load_state_dict(state)
-    fold_norms(net.backbone)
-    return net.eval().to(memory_format=torch.channels_last)
+    return fold_norms(net).eval().to(memory_format=torch.channels_last)
 
 
 def load_run(run: Path) -> SMPR:
@@ -285,7 +285,7 @@ def read_log(run: Path) -> list[dict]:
 def averaged(state: TrainState, config: Config) -> SMPR:
     "A copy of the network for testing, with the averaged weights when there are some."
     weights = state.ema.state if state.ema else state.net.state_dict()
-    return for_testing(state.net.config, state.net.skeleton, weights).to(state.net.mean.device).tune()
+    return for_testing(state.net.config, state.net.skeleton, weights).to(state.net.mean.device)
 
 # %% ../nbs/14_training.ipynb #89150421
 def measure(net: SMPR, poses: PoseSet, config: TestConfig, progress: bool = True) -> dict[str, float]:
