@@ -1,4 +1,4 @@
-"""SMPR_WITHOUT=name takes a guard away for the whole session, to see which test notices (tests/trust/guards.py)."""
+"SMPR_WITHOUT=name takes a guard away for the whole session: which test notices? (tests/trust/guards.py)"
 
 from trust.guards import remove_guard
 
