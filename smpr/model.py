@@ -11,6 +11,7 @@ __all__ = ['PIXEL_STATS', 'BackboneName', 'NeckName', 'ResNetStyle', 'Pixels', '
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import timm
 import torch
@@ -179,8 +180,9 @@ class ResNetBody(nn.Module):
         return out
 
 # %% ../nbs/08_model.ipynb #2469cfd3
-def _timm_body(name: BackboneName) -> tuple[nn.Module, list[list[nn.Module]]]:
+def _timm_body(name: BackboneName) -> tuple[Any, list[list[nn.Module]]]:
     "A timm network and its modules stage by stage."
+    body: Any  # timm says nothing about the parts of a network
     if name == BackboneName.LITE0:
         body = timm.create_model(
             "tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3, 4), pretrained=False
@@ -199,6 +201,7 @@ def _timm_body(name: BackboneName) -> tuple[nn.Module, list[list[nn.Module]]]:
 def make_backbone(config: ModelConfig) -> Backbone:
     "The backbone that `config` names, with random weights and its frozen parts frozen."
     name, n = config.backbone, config.frozen_stages
+    body: Any
     if name in (BackboneName.RESNET18, BackboneName.RESNET50):
         body = ResNetBody(name.value, config.resnet_style)
         wide = 4 if name == BackboneName.RESNET50 else 1
@@ -214,7 +217,7 @@ def _conv(cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     "A convolution as necks use it: with bias, Xavier initialised (published code)."
     conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2)
     nn.init.xavier_uniform_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(conv.get_parameter("bias"))
     return conv
 
 # %% ../nbs/08_model.ipynb #5295bdbe
@@ -301,7 +304,7 @@ def logit_conv(
     "3x3 convolution to logits; with `prior` its bias starts at that probability."
     conv = nn.Conv2d(cin, cout, 3, padding=1)
     nn.init.normal_(conv.weight, std=0.01)
-    nn.init.constant_(conv.bias, 0.0 if prior is None else math.log(prior / (1 - prior)))
+    nn.init.constant_(conv.get_parameter("bias"), 0.0 if prior is None else math.log(prior / (1 - prior)))
     return conv
 
 # %% ../nbs/08_model.ipynb #46d12821
@@ -342,7 +345,7 @@ class Head(nn.Module):
         "Person logits, initial offsets, refined offsets and score logits of level `i`."
         person, pose = self.person_tower(x), self.pose_tower(x)
         initial, refined = self.initial(pose, i), None
-        if self.aggregation is not None:
+        if self.aggregation is not None and self.delta is not None:
             pose, person = self.aggregation(pose, person, initial)
             refined = refine(initial, self.delta(pose, i))
         return self.person(person), initial, refined, None if self.score is None else self.score(pose)
@@ -355,7 +358,7 @@ class Head(nn.Module):
         by_level = [self.level(x, i) for i, x in enumerate(maps)]
         person, initial, refined, score = (_rows(part) for part in zip(*by_level))
         locations, strides = level_locations(
-            [m.shape[-2:] for m in maps], self.config.strides, maps[0].device
+            [(m.shape[-2], m.shape[-1]) for m in maps], self.config.strides, maps[0].device
         )
         marks = (
             self.heatmap(maps[0]).float() if self.heatmap is not None and (heatmap or self.training) else None
@@ -372,9 +375,13 @@ class Head(nn.Module):
         )
 
 # %% ../nbs/08_model.ipynb #74ad1e78
-def _rows(part: tuple[Tensor | None, ...]) -> Tensor | None:
-    "Maps (N, c, h, w) of all levels as one (N, P, c) list of locations."
-    return None if part[0] is None else torch.cat([t.flatten(2).transpose(1, 2).float() for t in part], 1)
+def _rows(part: tuple[Tensor | None, ...]) -> Any:
+    "Maps (N, c, h, w) of all levels as one (N, P, c) list of locations; None where the network has none."
+    return (
+        None
+        if part[0] is None
+        else torch.cat([t.flatten(2).transpose(1, 2).float() for t in part if t is not None], 1)
+    )
 
 # %% ../nbs/08_model.ipynb #c3716329
 def make_neck(config: ModelConfig, backbone: Backbone) -> tuple[nn.Module, slice]:
@@ -402,6 +409,10 @@ PIXEL_STATS = {
 # %% ../nbs/08_model.ipynb #3b3ed9f5
 class SMPR(nn.Module):
     "Single-stage multi-person pose regression (Fig. 2)."
+
+    mean: Tensor  # (3, 1, 1) of pixel values
+    std: Tensor  # (3, 1, 1)
+    sigmas: Tensor  # (K,)
 
     def __init__(self, config: ModelConfig = ModelConfig(), skeleton: Skeleton = COCO17):
         super().__init__()
