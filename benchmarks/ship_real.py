@@ -17,6 +17,7 @@ from real_model import measure
 import smpr
 from smpr.beyond.real_people import ladder_rows, split_dev
 from smpr.checkpoints import config_to_dict, save_weights
+from smpr.config import from_dict
 from smpr.cli import change_many
 from smpr.data import PoseSet, load_set, read_json
 from smpr.evaluation import METRICS
@@ -168,7 +169,7 @@ def main() -> None:
     if not a.card:
         net, config = (
             load_run(settings.runs / "real" / a.name),
-            change_many(Config.from_dict(rung["config"], a.name), changes),
+            change_many(from_dict(Config, rung["config"], a.name), changes),
         )
         card = {k: rung[k] for k in ("steps", "minutes", "seed", "start", "data", "commit")}
         notes = {"test": config_to_dict(config.test), "card": card}

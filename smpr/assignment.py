@@ -14,8 +14,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from .config import Options, Positive, Share
 from .representation import Variant, pseudo_boxes
-from .settings import take_choices
 
 # %% ../nbs/03_assignment.ipynb #e362e0ff
 class Region(StrEnum):
@@ -26,32 +26,23 @@ class Region(StrEnum):
 
 # %% ../nbs/03_assignment.ipynb #582d1240
 @dataclass(frozen=True)
-class AssignConfig:
+class AssignConfig(Options):
     "How locations are given to people."
 
     region: Region = Region.SHRUNK  # Table I: baseline WHOLE, all later rows SHRUNK
     shrink: Variant = Variant.CODE  # half side of the shrunk box: PAPER 0.75, CODE 1.5 strides (Sec. III-C)
-    half_side: float | None = None  # strides; a number here overrides `shrink`
-    range_unit: float = 8.0  # strides: a level takes people up to this half side; P3 64 px (published code)
-    oks_threshold: float = 0.5  # OKS, Sec. III-E and Fig. 6
+    half_side: Positive | None = None  # strides; a number here overrides `shrink`
+    range_unit: Positive = (
+        8.0  # strides: a level takes people up to this half side; P3 64 px (published code)
+    )
+    oks_threshold: Share = 0.5  # OKS, Sec. III-E and Fig. 6
     comparison: Variant = Variant.CODE  # PAPER: OKS > threshold, CODE: >=
-    forced_matches: Variant = (
-        Variant.CODE
-    )  # CODE: a person's best location is always OKS-positive, PAPER: not
+    forced_matches: Variant = Variant.CODE  # CODE: a person's best location is always OKS-positive
     oks_source: Variant = Variant.CODE  # OKS of which pose: PAPER refined (Sec. III-E), CODE initial
     positives_in_region: Variant = (
         Variant.CODE
-    )  # CODE: refinement positives must also lie in the region, PAPER: OKS alone
-    score_target: Variant = (
-        Variant.CODE
-    )  # target of the pose score: PAPER OKS of the refined pose (Sec. III-F), CODE initial
-
-    def __post_init__(self):
-        take_choices(self)
-        if not 0 <= self.oks_threshold <= 1:
-            raise ValueError(f"oks_threshold is {self.oks_threshold}; OKS lies in [0, 1]")
-        if self.half_side is not None and self.half_side <= 0:
-            raise ValueError("half_side must be positive, in strides")
+    )  # CODE: refined only inside the region, PAPER: OKS alone decides
+    score_target: Variant = Variant.CODE  # OKS of which pose: PAPER refined (Sec. III-F), CODE initial
 
     @property
     def half_side_strides(self) -> float:
@@ -59,22 +50,6 @@ class AssignConfig:
         if self.half_side is not None:
             return self.half_side
         return 0.75 if self.shrink == Variant.PAPER else 1.5
-
-    @classmethod
-    def preset(cls, variant: Variant, **changes) -> "AssignConfig":
-        "Every option where paper and code differ set to one of them."
-        v = Variant(variant)
-        return cls(
-            **{
-                "shrink": v,
-                "comparison": v,
-                "forced_matches": v,
-                "oks_source": v,
-                "positives_in_region": v,
-                "score_target": v,
-            }
-            | changes
-        )
 
 # %% ../nbs/03_assignment.ipynb #2ed55bef
 def level_range(

@@ -16,15 +16,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from .config import RISING, NotNegative, Options, Positive, Share, Side, Whole
 from .data import PictureRecord, PoseSet, make_sample, read_image, resize, resize_factor, trainable
 from .representation import Variant, pseudo_boxes
-from .settings import SmprError, take_choices
+from .settings import SmprError
 from .skeleton import Skeleton
 from .structures import Batch, People, Sample
 
@@ -152,28 +154,27 @@ def occlude(
 
 # %% ../nbs/10_batches.ipynb #519f5e2a
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Options):
     "How pictures become samples. The defaults are the paper's."
 
-    short: int = 800  # px, shorter side after resizing (Sec. IV-A)
-    long: int = 1333  # px, longer side at most (Sec. IV-A)
-    short_range: tuple[int, int] | None = (
-        None  # px, training draws the shorter side from here (published code, one config: 640-800)
+    short: Side = 800  # px, shorter side after resizing (Sec. IV-A)
+    long: Side = 1333  # px, longer side at most (Sec. IV-A)
+    short_range: Annotated[tuple[Side, Side], RISING] | None = (
+        None  # px, drawn for training (published code: W48)
     )
-    crop: int = 800  # px, side of the random crop; 0 for none (Sec. IV-A)
-    flip: float = 0.5  # probability of mirroring (Sec. IV-A)
+    crop: Whole = 800  # px, side of the random crop; 0 for none (Sec. IV-A)
+    flip: Share = 0.5  # probability of mirroring (Sec. IV-A)
     outside: Outside = Outside.CLAMP  # keypoints that leave the crop (published code: clamp)
     pseudo_box: Variant = Variant.CODE  # CODE: right and bottom lose 1 px
-    zoom: tuple[float, float] | None = None  # small runs: random zoom replaces the crop (not in the paper)
-    frame: int = 0  # px, side of the square that a zoomed sample shows; 0: a frame like the resized picture (not in the paper)
-    turn: float = 0.0  # degrees, standard deviation of random rotation (not in the paper)
-    color: float = 0.0  # strength of random colour (not in the paper)
-    occlude: int = 0  # rectangles hidden at most (not in the paper)
-    mosaic: float = 0.0  # probability of four pictures in one (not in the paper)
+    zoom: Annotated[tuple[Positive, Positive], RISING] | None = None  # instead of the crop (not in the paper)
+    frame: Whole = (
+        0  # px, side of the square that a zoomed sample shows; 0: like the picture (not in the paper)
+    )
+    turn: NotNegative = 0.0  # degrees, standard deviation of random rotation (not in the paper)
+    color: NotNegative = 0.0  # strength of random colour (not in the paper)
+    occlude: Whole = 0  # rectangles hidden at most (not in the paper)
+    mosaic: Share = 0.0  # probability of four pictures in one (not in the paper)
     replace_empty: bool = True  # a picture without people is replaced by another (published code)
-
-    def __post_init__(self):
-        take_choices(self)
 
 # %% ../nbs/10_batches.ipynb #d478af1c
 def warp_random(sample: Sample, factor: float, config: DataConfig, rng: np.random.Generator) -> Sample:

@@ -13,13 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Gt, Le
 from PIL import Image
 from torch import Tensor
 
 from .checkpoints import config_from_dict, load_weights, read_notes
+from .config import Count, Options, Positive, Share, Side
 from .data import read_image, resize_factor
 from .fuse import fold_norms
 from .model import SMPR
@@ -31,56 +34,31 @@ from .structures import Candidates, Poses, Predictions, Result
 
 # %% ../nbs/11_inference.ipynb #cecc3eea
 @dataclass(frozen=True)
-class DecodeConfig:
+class DecodeConfig(Options):
     "How dense predictions become a short list (published code unless said)."
 
-    score_threshold: float = 0.05  # keep locations whose person probability p is above
-    level_top: int = 1000  # candidates a level, by p*q
-    nms_iou: float = 0.3  # overlap from which scores decay (Sec. IV-A)
-    nms_min_score: float = 0.001  # decayed scores below are dropped
-    keep: int = 20  # poses a picture
-    vote: float | None = (
-        None  # OKS from which candidates join a pose that was kept, by average (ours; None: nobody votes)
-    )
-    snap: float | None = (
-        None  # tolerances 2 sigma s: within about this much, keypoints go where the heatmap sees them (ours; None: they stay)
-    )
-    snap_power: float = (
-        4.0  # of the heatmap's probability: how much its best cell counts more than the others (ours)
-    )
-
-    def __post_init__(self):
-        if self.vote is not None and not 0 < self.vote <= 1:
-            raise SmprError(f"DecodeConfig: vote is {self.vote}; give an OKS above 0, at most 1, or None")
-        for name in ("snap", "snap_power"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise SmprError(
-                    f"DecodeConfig: {name} is {value}; give a number above 0" + " or None" * (name == "snap")
-                )
+    score_threshold: Share = 0.05  # keep locations whose person probability p is above
+    level_top: Count = 1000  # candidates a level, by p*q
+    nms_iou: Share = 0.3  # overlap from which scores decay (Sec. IV-A)
+    nms_min_score: Share = 0.001  # decayed scores below are dropped
+    keep: Count = 20  # poses a picture
+    vote: Annotated[float, Gt(0), Le(1)] | None = None  # OKS from which candidates join a kept pose (ours)
+    snap: Positive | None = None  # tolerances 2 sigma s within which the heatmap moves keypoints (ours)
+    snap_power: Positive = 4.0  # of the heatmap's probability: how much its best cell counts more (ours)
 
 # %% ../nbs/11_inference.ipynb #b5b8fbbe
 @dataclass(frozen=True)
-class TestConfig:
+class TestConfig(Options):
     "How pictures enter the network at test time."
 
-    short: int = 800  # px, shorter side (Sec. IV-A)
-    long: int = 1333  # px, longer side at most (Sec. IV-A)
-    scales: tuple[
-        tuple[int, int], ...
-    ] = ()  # (short, long) px of each pass of a multi-scale test; empty for one
+    short: Side = 800  # px, shorter side (Sec. IV-A)
+    long: Side = 1333  # px, longer side at most (Sec. IV-A)
+    scales: tuple[tuple[Side, Side], ...] = ()  # (short, long) px of each pass of a multi-scale test
     flip: bool = False  # also look at the mirrored picture
     bf16: bool = False  # bfloat16 autocast: faster on most machines, results move a little
     decode: DecodeConfig = DecodeConfig()
 
     __test__ = False  # not a test case, whatever its name suggests to a test runner
-
-    def __post_init__(self):
-        for size in self.passes:
-            if len(size) != 2 or not all(isinstance(v, int) and 1 <= v <= 20_000 for v in size):
-                raise SmprError(
-                    f"TestConfig: a pass of {str(size):.60} px; give a shorter and a longer side, 1 to 20000 px each"
-                )
 
     @property
     def passes(self) -> tuple[tuple[int, int], ...]:

@@ -16,31 +16,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .assignment import AssignConfig, assign_regions, refinement_persons
+from .config import NotNegative, Options
 from .representation import Variant, decode_pose, oks
 from .scoring import score_targets
-from .settings import take_choices
 from .structures import People, Predictions
 
 # %% ../nbs/07_losses.ipynb #be6e534a
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Options):
     "Weights of the five losses (paper eq. 5, Sec. III-G) and where paper and code differ."
 
-    person: float = 1.0  # lambda 1, focal loss of the classification
-    heatmap: float = 4.0  # lambda 2, focal loss of the heatmap
-    initial: float = 0.05  # lambda 3, L1 of the initial pose
-    refined: float = 0.1  # lambda 4, L1 of the refined pose
-    score: float = 1.0  # lambda 5, BCE of the pose score
-    oks: float = 0.0  # 1 - OKS of the refined pose (not in the paper)
+    person: NotNegative = 1.0  # lambda 1, focal loss of the classification
+    heatmap: NotNegative = 4.0  # lambda 2, focal loss of the heatmap
+    initial: NotNegative = 0.05  # lambda 3, L1 of the initial pose
+    refined: NotNegative = 0.1  # lambda 4, L1 of the refined pose
+    score: NotNegative = 1.0  # lambda 5, BCE of the pose score
+    oks: NotNegative = 0.0  # 1 - OKS of the refined pose (not in the paper)
     oks_weighted: Variant = (
         Variant.CODE
     )  # CODE: L1 of a location counts by its initial pose's OKS, PAPER: all alike
-    counts_global: bool = (
-        True  # True: normalise over all processes; False: each GPU by itself (published code)
-    )
-
-    def __post_init__(self):
-        take_choices(self)
+    counts_global: bool = True  # normalise over all processes; False: each GPU by itself (published code)
 
 # %% ../nbs/07_losses.ipynb #6919e495
 def focal_loss(

@@ -11,40 +11,36 @@ __all__ = ['COCO17', 'COLORS', 'Skeleton', 'Scene', 'load_scene', 'side_colors',
 import json
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Len
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from .settings import SmprError
+from .config import Options, Positive, SmprError, Whole
 
 # %% ../nbs/01_skeleton.ipynb #a0e8d946
 @dataclass(frozen=True)
-class Skeleton:
+class Skeleton(Options):
     "The keypoints of one kind of body. Everything that depends on K reads it from here."
 
-    names: tuple[str, ...]  # K keypoint names, in the order of the arrays
-    sigmas: tuple[float, ...]  # K per-keypoint spreads of OKS, as a fraction of the person's scale (COCO)
-    flip_pairs: tuple[tuple[int, int], ...]  # index pairs that swap when the picture is mirrored
-    edges: tuple[tuple[int, int], ...]  # index pairs drawn as limbs
+    names: Annotated[tuple[str, ...], Len(1, 1000)]  # K keypoint names, in the order of the arrays
+    sigmas: tuple[Positive, ...]  # K per-keypoint spreads of OKS, as a fraction of the person's scale (COCO)
+    flip_pairs: tuple[tuple[Whole, Whole], ...]  # index pairs that swap when the picture is mirrored
+    edges: tuple[tuple[Whole, Whole], ...]  # index pairs drawn as limbs
 
-    def __post_init__(self):
-        k = len(self.names)
-        if k == 0:
-            raise ValueError("Skeleton: names is empty; give at least one keypoint")
+    def conflict(self) -> str | None:
+        k, mirrored = self.K, [i for pair in self.flip_pairs for i in pair]
         if len(set(self.names)) != k:
-            raise ValueError("Skeleton: names holds a name twice")
+            return "names holds a name twice; give each keypoint its own"
         if len(self.sigmas) != k:
-            raise ValueError(f"Skeleton: {len(self.sigmas)} sigmas for {k} names; give one each")
-        if not all(0 < s < float("inf") for s in self.sigmas):
-            raise ValueError("Skeleton: sigmas must be positive numbers")
+            return f"sigmas: {len(self.sigmas)} sigmas for {k} names; give one each"
         for field in ("flip_pairs", "edges"):
-            for pair in getattr(self, field):
-                if len(pair) != 2 or not all(0 <= i < k for i in pair):
-                    raise ValueError(f"Skeleton: {field} holds {pair}; indices go from 0 to {k - 1}")
-        flat = [i for pair in self.flip_pairs for i in pair]
-        if len(set(flat)) != len(flat):
-            raise ValueError("Skeleton: a keypoint is in two flip_pairs")
+            if outside := [pair for pair in getattr(self, field) if max(pair) >= k]:
+                return f"{field} holds {outside[0]}; indices go from 0 to {k - 1}"
+        if len(set(mirrored)) != len(mirrored):
+            return "flip_pairs: a keypoint is in two flip_pairs; give it one twin"
 
     @property
     def K(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from smpr.cli import main
+from smpr.config import from_dict
 from smpr.data import load_set
 from smpr.evaluation import METRICS, evaluate
 from smpr.settings import SmprError
@@ -107,7 +108,7 @@ def test_same_seed_same_run(uncut, tmp_path):
 def test_run_folder(uncut):
     run, summary = uncut
     assert set(METRICS) == set(summary["metrics"]) and summary["losses"]["total"] > 0
-    assert Config.from_dict(json.loads((run / "config.json").read_text())["config"]) == tiny()
+    assert from_dict(Config, json.loads((run / "config.json").read_text())["config"]) == tiny()
     assert {"lr", "gradient", "pictures_per_second", "memory_gib", "heatmap"} <= set(read_log(run)[0])
     assert list((run / "tensorboard").glob("events*")) and not [
         f for f in run.rglob("*") if f.suffix in (".pt", ".pth", ".pkl", ".part", ".tmp")

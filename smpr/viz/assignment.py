@@ -8,6 +8,7 @@ __all__ = ['AssignedScene', 'assign_scene', 'draw_marks', 'draw_level', 'draw_as
 # %% ../../nbs/viz/assignment.ipynb #7837c4c5
 # Shapes: P locations (all levels together), G persons, K keypoints. Index -1 means: nobody.
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -23,9 +24,9 @@ from smpr.assignment import (
     region_boxes,
     stand_in_poses,
 )
+from ..config import Options, Span
 from ..representation import Variant, level_locations, level_sizes, oks, pseudo_boxes
 from ..skeleton import COCO17, COLORS, Scene, Skeleton
-from .panels import slider
 
 # %% ../../nbs/viz/assignment.ipynb #fcc8897b
 @dataclass(frozen=True)
@@ -169,16 +170,16 @@ def draw_assignment(
 
 # %% ../../nbs/viz/assignment.ipynb #c78c9d15
 @dataclass(frozen=True)
-class AssignChoices:
+class AssignChoices(Options):
     "What the panel of this chapter can choose."
 
-    scene: int = slider(0, 0, 3, 1)  # which of the scenes
+    scene: Annotated[int, Span(0, 3, 1)] = 0  # which of the scenes
     rule: Variant = Variant.CODE  # options where paper and code differ
     region: Region = Region.SHRUNK
-    half_side: float = slider(1.5, 0.25, 5, 0.25)  # strides, of the shrunk box
-    range_unit: float = slider(8.0, 2, 16, 1)  # strides, upper end of a level's range
-    oks_threshold: float = slider(0.5, 0, 1, 0.05)
-    enlarged: float = slider(1.0, 0.5, 4, 0.1)  # picture size before assigning
+    half_side: Annotated[float, Span(0.25, 5, 0.25)] = 1.5  # strides, of the shrunk box
+    range_unit: Annotated[float, Span(2, 16, 1)] = 8.0  # strides, upper end of a level's range
+    oks_threshold: Annotated[float, Span(0, 1, 0.05)] = 0.5
+    enlarged: Annotated[float, Span(0.5, 4, 0.1)] = 1.0  # picture size before assigning
 
     @property
     def config(self) -> AssignConfig:

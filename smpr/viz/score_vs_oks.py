@@ -8,17 +8,18 @@ __all__ = ['draw_score_vs_oks', 'PickChoices', 'pick', 'draw_pick', 'clicked']
 # %% ../../nbs/viz/score_vs_oks.ipynb #be3af680
 # Shapes: D detections, K keypoints.
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from ..config import Options, Span
 from ..data import PoseSet, read_image
 from ..evaluation import rank_correlation
 from ..representation import oks
 from ..skeleton import COLORS, Skeleton
-from .panels import slider
 
 # %% ../../nbs/viz/score_vs_oks.ipynb #1de9aa02
 def draw_score_vs_oks(
@@ -37,11 +38,11 @@ def draw_score_vs_oks(
 
 # %% ../../nbs/viz/score_vs_oks.ipynb #99831843
 @dataclass(frozen=True)
-class PickChoices:
+class PickChoices(Options):
     "A point of the score-against-OKS plot."
 
-    score: float = slider(0.5, 0, 1, 0.01)
-    quality: float = slider(0.9, 0, 1, 0.01)  # OKS with the truth
+    score: Annotated[float, Span(0, 1, 0.01)] = 0.5
+    quality: Annotated[float, Span(0, 1, 0.01)] = 0.9  # OKS with the truth
 
 # %% ../../nbs/viz/score_vs_oks.ipynb #426e1630
 def pick(

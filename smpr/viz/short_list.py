@@ -9,6 +9,7 @@ __all__ = ['Nms', 'Ranking', 'ListChoices', 'thin_out', 'draw_list']
 # Shapes: M candidates, D poses in the list, K keypoints.
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -16,11 +17,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..config import Options, Span
 from ..inference import DecodeConfig, box_iou, pose_overlap
-from ..settings import take_choices
 from ..skeleton import COCO17, COLORS, Skeleton
 from ..structures import Candidates, Poses
-from .panels import slider
 
 # %% ../../nbs/viz/short_list.ipynb #ef46445b
 class Nms(StrEnum):
@@ -40,16 +40,15 @@ class Ranking(StrEnum):
 
 # %% ../../nbs/viz/short_list.ipynb #36de0efb
 @dataclass(frozen=True)
-class ListChoices:
+class ListChoices(Options):
     "What the panel of this chapter can choose."
 
     nms: Nms = Nms.SOFT
     ranking: Ranking = Ranking.PRODUCT
-    score_threshold: float = slider(0.05, 0, 0.95, 0.05)  # on p, as in DecodeConfig
-    nms_threshold: float = slider(0.3, 0, 1, 0.05)  # overlap (IoU or OKS) from which a candidate suffers
-
-    def __post_init__(self):
-        take_choices(self)
+    score_threshold: Annotated[float, Span(0, 0.95, 0.05)] = 0.05  # on p, as in DecodeConfig
+    nms_threshold: Annotated[float, Span(0, 1, 0.05)] = (
+        0.3  # overlap (IoU or OKS) from which candidates suffer
+    )
 
 # %% ../../nbs/viz/short_list.ipynb #7e2934ac
 def thin_out(
