@@ -32,7 +32,8 @@ from smpr.deploy.export import (
     save_pt2,
 )
 from smpr.evaluation import coco_results, score_vs_oks
-from smpr.experiments.rows import HeadState, Row, frozen_sets, head_step, make_scale, row_config, start_state
+from smpr.experiments.frozen import head_losses, sample_picks
+from smpr.experiments.rows import Row, frozen_sets, make_scale, row_config, start_state
 from smpr.fuse import fold_norms
 from smpr.inference import DecodeConfig, decode, find_poses, load, predict_candidates, soft_nms
 from smpr.losses import Targets, heatmap_targets, stack_targets
@@ -43,7 +44,7 @@ from smpr.settings import load_settings
 from smpr.skeleton import COCO17, load_scene
 from smpr.structures import People, Predictions
 from smpr.training import step_batches
-from smpr.update import Ema, make_optimizer, make_state, small_config, train_step
+from smpr.update import Config, TrainState, make_state, small_config, train_step
 from smpr.viz.assignment import AssignChoices, draw_choices
 from smpr.viz.panels import as_png, corners
 from smpr.viz.score_vs_oks import PickChoices, draw_pick
@@ -440,16 +441,19 @@ def step_lines(device: torch.device, rounds: int) -> Iterator[Line]:
             frozen, _ = frozen_sets(
                 net, c, replace(scale, views=1), embedded("train", 64), embedded("val", 2), Path(folder)
             )
-            parts = torch.nn.ModuleList([net.neck, net.head]).train()
-            states.append((HeadState(net, make_optimizer(parts, c.train), Ema(net, c.train.ema)), parts))
-        states[1][0].net.head.aggregation.path = DeformPath.OPERATOR
+            states.append(TrainState.of(net.train(), c))
+        states[1].net.head.aggregation.path = DeformPath.OPERATOR
+
+        def kept_step(state: TrainState, c: Config) -> dict[str, float]:
+            batch = frozen.batch(sample_picks(state.step, len(frozen), c))
+            return train_step(state.net, state, batch, c, head_losses)
 
         def quick():
-            return head_step(*states[0], frozen, config)
+            return kept_step(states[0], config)
 
         def slow():
             with plain_parts():
-                head_step(*states[1], frozen, plain)
+                kept_step(states[1], plain)
 
         times = race(quick, slow, device, rounds)
         yield versus(

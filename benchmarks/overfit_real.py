@@ -22,9 +22,8 @@ import torch
 from smpr.checkpoints import config_to_dict, load_lite0_imagenet
 from smpr.data import PoseSet, load_set, set_hash, trainable
 from smpr.evaluation import detect_set, evaluate
-from smpr.experiments.frozen import freeze_features, resized_sample
+from smpr.experiments.frozen import KeptSource, freeze_features, resized_sample, train_kept
 from smpr.experiments.records import environment
-from smpr.experiments.rows import train_head
 from smpr.model import SMPR, NeckName
 from smpr.representation import Variant
 from smpr.settings import atomic_write, load_settings
@@ -77,8 +76,8 @@ def main() -> None:
     sample, count = resized_sample(poses, config.test)
     with tempfile.TemporaryDirectory() as folder:
         frozen = freeze_features(net, sample, count, config.data.pseudo_box, Path(folder) / "maps.bin")
-        state, log = train_head(net, frozen, config, "overfitting")
-        net.load_state_dict(state)
+        source = KeptSource(poses, net, frozen=frozen)
+        log = train_kept(source, config, Path(folder) / "run", "overfitting", config.train.steps)
         results = detect_set(net, poses, config.test)
     metrics = evaluate(poses, results)
     record = {

@@ -224,7 +224,7 @@ def test_killed_run_goes_on_bit_for_bit(tmp_path):
         "import sys; from pathlib import Path; from dataclasses import replace\n"
         "from smpr.experiments.records import write_record\n"
         "from smpr.experiments.rows import *; from smpr.experiments import rows as ablations\n"
-        "ablations.train_head.__defaults__ = (*ablations.train_head.__defaults__[:-1], 2)\n"
+        "from functools import partial; ablations.train_kept = partial(ablations.train_kept, save_every=2)\n"
         "s = make_scale('smoke'); c = row_config('psm', s.config)\n"
         "c = replace(c, train=replace(c.train, steps=int(sys.argv[1])))\n"
         "r = run_row('t', 'psm', s, 0, c); print(write_record(r.record, Path(sys.argv[2]), r.findings))\n"
@@ -241,8 +241,8 @@ def test_killed_run_goes_on_bit_for_bit(tmp_path):
 
     assert start("whole", "a").wait(300) == 0
     shutil.copytree(tmp_path / "whole" / "cache", tmp_path / "cut" / "cache")
-    first, saved = start("cut", "b"), tmp_path / "cut" / "t" / "psm-smoke-s0" / "state.pt"
-    while not saved.exists() and first.poll() is None:
+    first, folder = start("cut", "b"), tmp_path / "cut" / "t" / "psm-smoke-s0"
+    while not list(folder.glob("kept-*/last/state.json")) and first.poll() is None:
         time.sleep(0.005)
     first.kill()
     first.wait()

@@ -7,16 +7,16 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from smpr.evaluation import METRICS, check_results
 from smpr.experiments.findings import read_detections
-from smpr.experiments.frozen import freeze_features
+from smpr.experiments.frozen import KeptSource, freeze_features, train_kept
 from smpr.experiments.frozen import resized_sample as plain_sample
-from smpr.experiments.rows import RunOptions, make_scale, row_sets, start_state, train_head
+from smpr.experiments.rows import RunOptions, make_scale, row_sets, start_state
 from smpr.experiments.runner import Job, plan, run_jobs
 from smpr.peers.keypoint_rcnn import (
     PEER,
@@ -130,8 +130,8 @@ def test_two_pictures_are_learnt(tmp_path):
     net = TopDown(config, top_down_config(scale)).to(memory_format=torch.channels_last).eval()
     net.load_state_dict(start_state(net, scale.start, scale.start_parts), strict=False)
     kept = freeze_features(net, *plain_sample(two, config.test), config.data.pseudo_box, tmp_path / "two.bin")
-    state, log = train_head(net, None, config, losses_of=partial(kept_losses, net, kept, config))
-    net.load_state_dict(state)
+    source = KeptSource(two, net, losses=kept_losses, frozen=kept)
+    log = train_kept(source, config, tmp_path / "run")
     total = [sum(v for k, v in row.items() if k != "step") for row in log]
     assert total[-1] < 0.5 * (8.06 + 0.69 + 0.69)  # at the start: log(56 * 56) and twice log(2)
     assert (
@@ -148,7 +148,8 @@ def test_killed_peer_goes_on_bit_for_bit(tmp_path):
         "import sys; from pathlib import Path; from dataclasses import replace\n"
         "from smpr.experiments import rows as ablations; from smpr.experiments.records import write_record\n"
         "from smpr.peers.keypoint_rcnn import *\n"
-        "ablations.train_head.__defaults__ = (*ablations.train_head.__defaults__[:-1], 2)\n"
+        "from smpr.peers import keypoint_rcnn as peer; from smpr.experiments.frozen import train_kept\n"
+        "peer.train_kept = lambda *a: train_kept(*a[:4], save_every=2)\n"
         "s = ablations.make_scale('smoke'); c = peer_config(s)\n"
         "c = replace(c, train=replace(c.train, steps=10))\n"
         "r = run_peer('t', s, 0, c); write_record(r.record, Path(sys.argv[1]), r.findings)\n"
@@ -165,8 +166,8 @@ def test_killed_peer_goes_on_bit_for_bit(tmp_path):
 
     assert start("whole", "a").wait(300) == 0
     shutil.copytree(tmp_path / "whole" / "cache", tmp_path / "cut" / "cache")
-    first, saved = start("cut", "b"), tmp_path / "cut" / "t" / f"{PEER}-smoke-s0" / "state.pt"
-    while not saved.exists() and first.poll() is None:
+    first, folder = start("cut", "b"), tmp_path / "cut" / "t" / f"{PEER}-smoke-s0"
+    while not list(folder.glob("kept-*/last/state.json")) and first.poll() is None:
         time.sleep(0.005)
     first.kill()
     first.wait()
@@ -182,10 +183,8 @@ def test_killed_peer_goes_on_bit_for_bit(tmp_path):
         and (tmp_path / "a" / f"{name}.detections.json.gz").read_bytes()
         == (tmp_path / "b" / f"{name}.detections.json.gz").read_bytes()
     )
-    weights = [
-        torch.load(tmp_path / x / "t" / f"{PEER}-smoke-s0" / "state.pt", weights_only=True)["ema"]
-        for x in ("whole", "cut")
-    ]
+    runs = (next((tmp_path / x / "t" / f"{PEER}-smoke-s0").glob("kept-*")) for x in ("whole", "cut"))
+    weights = [load_file(run / "last" / "ema.safetensors") for run in runs]
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 
 

@@ -4,25 +4,21 @@
 
 # %% auto #0
 __all__ = ['PAPER_TABLE1', 'SECTIONS', 'DENSE_ROWS', 'Row', 'row_config', 'Scale', 'make_scale', 'parameter_names',
-           'apply_parameters', 'HeadState', 'head_step', 'train_head', 'start_state', 'row_sets', 'more_set',
-           'RunOptions', 'Run', 'run_row', 'multi_scale_metrics', 'measure_more', 'feature_files', 'frozen_sets',
-           'state_key', 'prepare_features']
+           'apply_parameters', 'start_state', 'row_sets', 'more_set', 'RunOptions', 'Run', 'run_row',
+           'multi_scale_metrics', 'measure_more', 'feature_files', 'frozen_sets', 'kept_run', 'prepare_features']
 
 # %% ../../nbs/experiments/rows.ipynb #464475c3
 import hashlib
-import io
 import json
-import pickle
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..assignment import Region
 from ..checkpoints import config_to_dict
@@ -31,21 +27,21 @@ from ..evaluation import METRICS, detect_set, evaluate
 from .findings import Findings, Matches, PictureOutput, collect, found_poses, match_detections
 from smpr.experiments.frozen import (
     FrozenFeatures,
+    KeptSource,
     freeze_features,
-    head_losses,
     kept_outputs,
     picture_outputs,
     resized_sample,
-    sample_picks,
+    train_kept,
     view_sample,
 )
 from .records import make_record
 from ..full_training import coco_set
 from ..inference import TestConfig
 from ..model import SMPR, NeckName
-from ..settings import SmprError, atomic_write, load_settings, resolve_device
+from ..settings import SmprError, load_settings, resolve_device
 from ..training import load_run, train
-from ..update import Config, Ema, lr_factor, make_optimizer, small_config
+from ..update import Config, small_config
 
 # %% ../../nbs/experiments/rows.ipynb #b2c4438d
 class Row(StrEnum):
@@ -194,110 +190,6 @@ def apply_parameters(config: Config, values: dict) -> Config:
             else replace(config, **{section: new})
         )
     return config
-
-# %% ../../nbs/experiments/rows.ipynb #3fde36f4
-@dataclass
-class HeadState:
-    "Everything that changes while neck and head are trained."
-
-    net: SMPR
-    optimizer: torch.optim.Optimizer
-    ema: Ema
-    step: int = 0  # updates done
-    log: list = field(default_factory=list)  # losses every 20 steps
-
-    def save(self, path: Path, key: str) -> None:
-        "Write the state; `key` says what it belongs to."
-        out = io.BytesIO()
-        torch.save(
-            {
-                "key": key,
-                "net": self.net.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "ema": self.ema.state,
-                "updates": self.ema.updates,
-                "step": self.step,
-                "log": self.log,
-            },
-            out,
-        )
-        atomic_write(path, out.getvalue())
-
-    def restore(self, path: Path, key: str) -> bool:
-        "Go on from a file of the same key; False, and nothing changed, where there is none."
-        try:
-            saved = torch.load(path, map_location=self.net.mean.device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-            return False
-        if saved.get("key") != key:
-            return False
-        self.net.load_state_dict(saved["net"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.ema.state, self.ema.updates, self.step, self.log = (
-            saved["ema"],
-            saved["updates"],
-            saved["step"],
-            saved["log"],
-        )
-        return True
-
-# %% ../../nbs/experiments/rows.ipynb #d900dba0
-def head_step(
-    state: HeadState,
-    parts: torch.nn.Module,
-    frozen: FrozenFeatures | None,
-    config: Config,
-    losses_of: Callable[[int], dict] | None = None,  # losses of a step; None: ours on kept features
-) -> dict[str, Tensor]:
-    "One update of `parts`; returns its losses. Raises SmprError when they are not finite."
-    for group in state.optimizer.param_groups:
-        group["lr"] = config.train.lr * group["factor"] * lr_factor(state.step, config.train)
-    losses = (
-        losses_of(state.step)
-        if losses_of
-        else head_losses(state.net, frozen, sample_picks(state.step, len(frozen), config), config)
-    )
-    total = sum(losses.values())
-    if not torch.isfinite(total):
-        raise SmprError(f"step {state.step}: the loss is {total.item()}; lower the learning rate")
-    state.optimizer.zero_grad()
-    total.backward()
-    if config.train.clip:
-        torch.nn.utils.clip_grad_norm_(parts.parameters(), config.train.clip)
-    state.optimizer.step()
-    state.ema.update(state.net)
-    state.step += 1
-    return losses
-
-# %% ../../nbs/experiments/rows.ipynb #90e45127
-def train_head(
-    net: SMPR,
-    frozen: FrozenFeatures | None,
-    config: Config,
-    label: str = "training",
-    save: Path | None = None,  # where the state is kept while training; None: nowhere
-    key: str = "",  # what the state belongs to
-    every: int = 25,  # steps between two saves
-    *,
-    losses_of: Callable[[int], dict] | None = None,  # losses of a step; None: ours on kept features
-    parts: torch.nn.Module | None = None,  # what learns; None: neck and head
-) -> tuple[dict, list[dict]]:
-    "Train neck and head, going on from a saved state; returns the averaged weights and a log of the losses."
-    parts = (torch.nn.ModuleList([net.neck, net.head]) if parts is None else parts).train()
-    state = HeadState(net, make_optimizer(parts, config.train), Ema(net, config.train.ema))
-    if save:
-        state.restore(save, key)
-    bar = tqdm(total=config.train.steps, initial=state.step, desc=label, mininterval=5)
-    while state.step < config.train.steps:
-        losses = head_step(state, parts, frozen, config, losses_of)
-        if state.step % 20 == 0 or state.step == config.train.steps:
-            state.log.append({"step": state.step} | {k: round(v.item(), 4) for k, v in losses.items()})
-            bar.set_postfix_str(f"loss {sum(losses.values()).item():.3f}")
-        if save and (state.step % every == 0 or state.step == config.train.steps):
-            state.save(save, key)
-        bar.update()
-    bar.close()
-    return state.ema.state, state.log
 
 # %% ../../nbs/experiments/rows.ipynb #22c51cf9
 def start_state(net: SMPR, weights: str | None, parts: tuple[str, ...]) -> dict[str, Tensor]:
@@ -489,14 +381,10 @@ def frozen_sets(
     )
 
 # %% ../../nbs/experiments/rows.ipynb #7814415d
-def state_key(config: Config, scale: Scale, features: Path, net: SMPR) -> str:
-    "Fingerprint of everything a saved training state depends on."
-    return hashlib.sha256(
-        json.dumps(
-            [config_to_dict(config), features.name, scale.start, scale.start_parts, torch.__version__],
-            sort_keys=True,
-        ).encode()
-    ).hexdigest()
+def kept_run(folder: Path, config: Config, scale: Scale, *more: str) -> Path:
+    "The run folder of training that depends on these: another configuration, start or set has another one."
+    said = [config_to_dict(config), scale.start, scale.start_parts, torch.__version__, *more]
+    return folder / f"kept-{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]}"
 
 # %% ../../nbs/experiments/rows.ipynb #f4ace3c9
 def _train_frozen(
@@ -509,18 +397,13 @@ def _train_frozen(
     folder: Path,
     label: str,
 ) -> tuple[Iterator[PictureOutput], SMPR, dict]:
-    "Train a row on kept features; returns its predictions to come, its network, and what its record should know of the training."
+    "Train a row on kept features; returns predictions to come, the network, and what a record should know."
     frozen, kept = frozen_sets(net, config, scale, train_set, val_set, cache)
-    began, saved = time.time(), folder / "state.pt"
-    key = state_key(config, scale, feature_files(net, config, scale, train_set, val_set, cache)[0], net)
-    state, log = train_head(net, frozen, config, label, saved, key)
-    trained = time.time() - began
-    net.load_state_dict(state)
-    return (
-        kept_outputs(net, kept, val_set, config.test),
-        net,
-        {"train_seconds": round(trained, 1), "views": scale.views, "log": log},
-    )
+    features = feature_files(net, config, scale, train_set, val_set, cache)[0]
+    began, source = time.time(), KeptSource(train_set, net, frozen=frozen)
+    log = train_kept(source, config, kept_run(folder, config, scale, features.name), label)
+    extra = {"train_seconds": round(time.time() - began, 1), "views": scale.views, "log": log}
+    return kept_outputs(net, kept, val_set, config.test), net, extra
 
 # %% ../../nbs/experiments/rows.ipynb #f5a8d5c1
 def _train_whole(
@@ -534,20 +417,12 @@ def _train_whole(
     label: str,
 ) -> tuple[Iterator[PictureOutput], SMPR, dict]:
     "Train a row with its backbone (chapter 14); returns the same as `_train_frozen`."
-    summary = train(
-        config,
-        train_set,
-        folder,
-        start=net.state_dict(),
-        device=str(net.mean.device),
-        workers=load_settings().workers,
-    )
+    device, workers = str(net.mean.device), load_settings().workers
+    summary = train(config, train_set, folder, None, net.state_dict(), device=device, workers=workers)
     best = load_run(folder).to(net.mean.device)
-    return (
-        picture_outputs(best, val_set, config.test),
-        best,
-        {"train_seconds": summary["seconds"], "training": {k: v for k, v in summary.items() if k != "run"}},
-    )
+    training = {k: v for k, v in summary.items() if k not in ("run", "history")}
+    extra = {"train_seconds": summary["seconds"], "training": training}
+    return picture_outputs(best, val_set, config.test), best, extra
 
 # %% ../../nbs/experiments/rows.ipynb #de3ce183
 def prepare_features(

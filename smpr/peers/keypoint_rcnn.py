@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STEP_RATIO', 'PEER', 'person_boxes', 'person_targets', 'TopDownConfig', 'top_down_config', 'make_rcnn', 'Exact',
            'TopDown', 'peer_config', 'peer_losses', 'kept_losses', 'picture_losses', 'found_entries', 'kept_people',
-           'picture_people', 'peer_findings', 'FreshBatches', 'train_kept', 'train_pictures', 'run_peer']
+           'picture_people', 'peer_findings', 'train_peer', 'run_peer']
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #8679c454
 import time
@@ -26,11 +26,11 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from tqdm import tqdm
 
-from ..batches import DrawSampler, TrainStream, collate, train_loader
+from ..batches import collate
 from ..data import PictureRecord, PoseSet, resize_factor
 from ..evaluation import coco_results, evaluate
 from ..experiments.findings import Confidence, Findings, true_oks
-from ..experiments.frozen import FrozenFeatures, resized_sample, sample_picks
+from ..experiments.frozen import FrozenFeatures, KeptBatch, KeptSource, resized_sample, train_kept
 from ..experiments.records import make_record
 from smpr.experiments.rows import (
     Run,
@@ -38,11 +38,10 @@ from smpr.experiments.rows import (
     Scale,
     feature_files,
     frozen_sets,
+    kept_run,
     make_scale,
     row_sets,
     start_state,
-    state_key,
-    train_head,
 )
 from ..inference import DecodeConfig, TestConfig
 from ..model import SMPR, NeckName
@@ -50,6 +49,7 @@ from ..representation import Variant, pseudo_boxes
 from ..settings import load_settings, resolve_device
 from ..skeleton import COCO17, Skeleton
 from ..structures import Batch, People, Poses
+from ..training import Source
 from ..update import Config
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #5b4a75ce
@@ -255,15 +255,12 @@ def peer_losses(
         return net.forward_maps(maps, sizes, targets)[1]
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #2d935a0f
-def kept_losses(net: TopDown, frozen: FrozenFeatures, config: Config, step: int) -> dict[str, Tensor]:
-    "Losses of a step on kept features: the samples that our rows see at this step."
-    picks = sample_picks(step, len(frozen), config)
-    maps = [
-        m.to(net.mean.device, torch.bfloat16 if config.train.bf16 else torch.float32)
-        for m in frozen.maps(picks)
-    ]
+def kept_losses(net: TopDown, batch: KeptBatch, config: Config, step: int) -> dict[str, Tensor]:
+    "Losses of a step on kept features."
+    device, dtype = net.mean.device, torch.bfloat16 if config.train.bf16 else torch.float32
+    maps = [m.to(device, dtype) for m in batch.maps]
     whole = tuple(n * net.config.strides[0] for n in maps[0].shape[-2:])  # the padding belongs to it
-    return peer_losses(net, maps, [frozen.people[i] for i in picks], [whole] * len(picks), config, step)
+    return peer_losses(net, maps, batch.people, [whole] * len(batch.people), config, step)
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #6c33949c
 def picture_losses(net: TopDown, batch: Batch, config: Config, step: int) -> dict[str, Tensor]:
@@ -343,27 +340,8 @@ def peer_findings(
     }
     return Findings(results, scoring, None)
 
-# %% ../../nbs/peers/keypoint_rcnn.ipynb #189502a5
-class FreshBatches:
-    "Training batches, from the step on at which the first one is asked for."
-
-    def __init__(self, poses: PoseSet, config: Config, workers: int = 2):  # processes that load pictures
-        self.poses, self.config, self.workers, self.batches = poses, config, workers, None
-
-    def __call__(self, step: int) -> Batch:
-        t = self.config.train
-        if self.batches is None:
-            self.batches = iter(
-                train_loader(
-                    TrainStream(self.poses, self.config.data, t.seed),
-                    DrawSampler(t.batch, step, t.steps),
-                    self.workers,
-                )
-            )
-        return next(self.batches)
-
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #5d9327cf
-def train_kept(
+def train_peer(
     net: TopDown,
     config: Config,
     scale: Scale,
@@ -372,54 +350,19 @@ def train_kept(
     folder: Path,
     label: str,
 ) -> tuple[Iterator, dict]:
-    "Train on kept features; returns the people to be found and what the record should know of the training."
-    frozen, kept = frozen_sets(net, config, scale, *sets, cache)
-    began, features = time.time(), feature_files(net, config, scale, *sets, cache)[0]
-    key = f"{state_key(config, scale, features, net)} {net.heads}"
-    state, log = train_head(
-        net,
-        frozen,
-        config,
-        label,
-        folder / "state.pt",
-        key,
-        losses_of=partial(kept_losses, net, frozen, config),
-    )
-    trained = time.time() - began
-    net.load_state_dict(state)
-    return kept_people(net, kept, sets[1], config.test), {
-        "train_seconds": round(trained, 1),
-        "views": scale.views,
-        "log": log,
-    }
-
-# %% ../../nbs/peers/keypoint_rcnn.ipynb #fd56f05a
-def train_pictures(
-    net: TopDown,
-    config: Config,
-    scale: Scale,
-    cache: Path,
-    sets: tuple[PoseSet, PoseSet],
-    folder: Path,
-    label: str,
-) -> tuple[Iterator, dict]:
-    "Train the whole network, in one process; returns the same as `train_kept`."
-    began, batches = time.time(), FreshBatches(sets[0], config, load_settings().workers)
-    key = f"{state_key(config, scale, sets[0].annotations, net)} {net.heads} {len(sets[0])}"
-    state, log = train_head(
-        net,
-        None,
-        config,
-        label,
-        folder / "state.pt",
-        key,
-        500,
-        losses_of=lambda step: picture_losses(net, batches(step), config, step),
-        parts=net,
-    )
-    trained = time.time() - began
-    net.load_state_dict(state)
-    return picture_people(net, sets[1], config.test), {"train_seconds": round(trained, 1), "log": log}
+    "Train on kept features or pictures; returns the people to be found and what the record should know."
+    if scale.frozen_features:
+        frozen, kept = frozen_sets(net, config, scale, *sets, cache)
+        source = KeptSource(sets[0], net, losses=kept_losses, frozen=frozen)
+        seen = kept_people(net, kept, sets[1], config.test)
+        what = feature_files(net, config, scale, *sets, cache)[0].name
+        extra, every = {"views": scale.views}, 50
+    else:
+        source, seen = Source(sets[0], net, picture_losses), picture_people(net, sets[1], config.test)
+        what, extra, every = f"{len(sets[0])} of {sets[0].annotations}", {}, 500
+    began, run = time.time(), kept_run(folder, config, scale, what, str(net.heads))
+    log = train_kept(source, config, run, label, every)
+    return seen, {"train_seconds": round(time.time() - began, 1), "log": log} | extra
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #e6787836
 def run_peer(
@@ -439,9 +382,8 @@ def run_peer(
     net = net.to(resolve_device(options.device), memory_format=torch.channels_last)
     start = start_state(net, scale.start, scale.start_parts)
     net.load_state_dict(start, strict=False)
-    work = train_kept if scale.frozen_features else train_pictures
     folder = settings.runs / experiment / f"{name}-{scale.name}-s{seed}"
-    seen, extra = work(net, config, scale, cache, sets, folder, f"{name} seed {seed}")
+    seen, extra = train_peer(net, config, scale, cache, sets, folder, f"{name} seed {seed}")
     findings = peer_findings(seen, sets[1], net.sigmas, heads.sure_at)
     about = {"experiment": experiment, "row": name, "scale": scale.name, "seed": seed}
     parts = [part for part in scale.start_parts if any(k.startswith(part) for k in start)]
