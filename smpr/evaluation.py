@@ -90,7 +90,8 @@ METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL
 
 # %% ../nbs/12_evaluation.ipynb #da57b7a3
 def coco_truth(poses: PoseSet) -> dict:
-    "A set as a COCO document with complete annotations, ids from 1. Raises SmprError for a person without an area."
+    """A set as a COCO document with complete annotations, ids from 1. Raises SmprError for a person without
+    an area."""
     pictures, people = {r.id: r for r in poses.records}, []
     for r in pictures.values():
         if r.unsized:
@@ -154,7 +155,8 @@ def evaluate(
     skeleton: Skeleton = COCO17,  # of a file; a set brings its own
     image_ids: list | None = None,  # only these pictures; None: all that are listed
 ) -> dict[str, float]:  # the ten COCO numbers as fractions; -1 where nobody is of that kind
-    "COCO keypoint AP and AR by pycocotools (20 detections a picture). Raises SmprError for what cannot be counted."
+    """COCO keypoint AP and AR by pycocotools (20 detections a picture). Raises SmprError for what cannot be
+    counted."""
     poses = truth if isinstance(truth, PoseSet) else load_set(Path(), truth, skeleton)
     known = {r.id for r in poses.records}
     check_results(results, poses.skeleton.K, known)
@@ -184,7 +186,8 @@ def score_vs_oks(
     results: list[dict],  # COCO results
     poses: PoseSet,  # the set with the truth
 ) -> tuple[np.ndarray, np.ndarray]:  # score and best OKS of each detection, (D,) each
-    "Score and true quality of every detection: its best OKS with a labelled person of its picture (0 when there is none)."
+    """Score and true quality of every detection: its best OKS with a labelled person of its picture (0 when
+    there is none)."""
     by_id, scores, best = {r.id: r for r in poses.records}, [], []
     check_results(results, poses.skeleton.K, set(by_id))
     sigmas = torch.tensor(poses.skeleton.sigmas)

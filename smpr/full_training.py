@@ -57,7 +57,8 @@ COCO_PARTS = {
 
 # %% ../nbs/15_full_training.ipynb #ca8e3009
 def fetch(url: str, path: Path, progress: bool = True, timeout: float = 60) -> Path:
-    "Download a file, going on where an earlier try stopped. Raises `SmprError`; what has arrived is kept as PATH.part."
+    """Download a file, going on where an earlier try stopped. Raises `SmprError`; what has arrived is kept as
+    PATH.part."""
     path, part = Path(path), Path(f"{path}.part")
     if path.exists():
         return path
@@ -89,7 +90,8 @@ def fetch(url: str, path: Path, progress: bool = True, timeout: float = 60) -> P
         size = part.stat().st_size
         if total is not None and size != total:
             raise SmprError(
-                f"{url}: the connection ended after {size:,} of {total:,} bytes; run again to go on from there"
+                f"{url}: the connection ended after {size:,} of {total:,} bytes; run again to go on from "
+                "there"
             )
         part.replace(path)
     except urllib.error.HTTPError as e:
@@ -100,13 +102,16 @@ def fetch(url: str, path: Path, progress: bool = True, timeout: float = 60) -> P
         ) from None
     except (OSError, ValueError, http.client.HTTPException) as e:
         raise SmprError(
-            f"{url}: download to {path} failed ({getattr(e, 'reason', None) or getattr(e, 'strerror', None) or e}); what arrived is kept, run again to go on"
+            f"{url}: download to {path} failed ("
+            f"{getattr(e, 'reason', None) or getattr(e, 'strerror', None) or e}); what arrived is kept, run "
+            "again to go on"
         ) from None
     return path
 
 # %% ../nbs/15_full_training.ipynb #d5d11576
 def _complete(part: Path, answer: urllib.error.HTTPError) -> bool:
-    "Whether a server that has nothing to add (416) means that our part is all of it; a part that is too long is removed."
+    """Whether a server that has nothing to add (416) means that our part is all of it; a part that is too
+    long is removed."""
     if answer.headers.get("Content-Range", "").rpartition("/")[2] == str(part.stat().st_size):
         return True
     part.unlink()
@@ -114,7 +119,8 @@ def _complete(part: Path, answer: urllib.error.HTTPError) -> bool:
 
 # %% ../nbs/15_full_training.ipynb #38442c1b
 def wanted_digest(path: Path, given: str | None = None) -> tuple[str, str] | None:
-    "Kind and value of the checksum that a file should have: given, or in a file beside it; None when nobody says."
+    """Kind and value of the checksum that a file should have: given, or in a file beside it; None when nobody
+    says."""
     if given:
         return {32: "md5", 40: "sha1", 64: "sha256"}.get(len(given), "sha256"), given.lower()
     for kind in ("sha256", "md5"):
@@ -125,7 +131,8 @@ def wanted_digest(path: Path, given: str | None = None) -> tuple[str, str] | Non
 
 # %% ../nbs/15_full_training.ipynb #b6f4a2db
 def check_zip(path: Path, members: int | None = None, checksum: str | None = None) -> int:
-    "Verify a zip: checksum if there is one, CRC of every member, their number; returns how many files it holds. Raises `SmprError`."
+    """Verify a zip: checksum if there is one, CRC of every member, their number; returns how many files it
+    holds. Raises `SmprError`."""
     path, again = Path(path), "delete it and download it again"
     wanted = wanted_digest(path, checksum)
     if wanted and file_digest(path, wanted[0]) != wanted[1]:
@@ -180,7 +187,8 @@ def unpack(path: Path, root: Path, progress: bool = True) -> None:
             size, free = sum(i.file_size for i in z.infolist()), shutil.disk_usage(root).free
             if size > free:
                 raise SmprError(
-                    f"{path}: unpacks to {size / 1e9:.1f} GB, {root} has {free / 1e9:.1f} GB free; free some space, or get the zip again if it should be smaller"
+                    f"{path}: unpacks to {size / 1e9:.1f} GB, {root} has {free / 1e9:.1f} GB free; free some "
+                    "space, or get the zip again if it should be smaller"
                 )
             for item in tqdm(
                 z.infolist(), desc=f"unpacking {path.name}", disable=not progress, mininterval=2
@@ -218,12 +226,14 @@ def check_coco(
         missing = [r.file for r in poses.records if not there.get(r.file)]
         if missing:
             raise SmprError(
-                f"{poses.images}: {len(missing):,} of {len(poses):,} pictures are missing or empty, first {missing[0]}; run `smpr data coco --root {root}`"
+                f"{poses.images}: {len(missing):,} of {len(poses):,} pictures are missing or empty, first "
+                f"{missing[0]}; run `smpr data coco --root {root}`"
             )
         expected = COCO_PARTS[split].members
         if official and len(poses) != expected:
             raise SmprError(
-                f"{poses.annotations}: lists {len(poses):,} pictures, COCO 2017 has {expected:,}; download the annotations again"
+                f"{poses.annotations}: lists {len(poses):,} pictures, COCO 2017 has {expected:,}; download "
+                "the annotations again"
             )
         labelled = [(r.keypoints[..., 2] > 0).any(1) for r in poses.records]
         out[split] = {
@@ -275,7 +285,8 @@ def start_from_torchvision(
     state: dict[str, Tensor],  # of a torchvision ResNet, for instance weights.get_state_dict()
     model: ModelConfig,
 ) -> dict[str, Tensor]:
-    "Backbone start weights for `train`: torchvision's tensors under our names. Raises `SmprError` when they do not fit."
+    """Backbone start weights for `train`: torchvision's tensors under our names. Raises `SmprError` when they
+    do not fit."""
     if model.backbone not in (BackboneName.RESNET18, BackboneName.RESNET50):
         raise SmprError(f"start weights: torchvision has no {model.backbone}; use a ResNet or other weights")
     if (
@@ -284,13 +295,15 @@ def start_from_torchvision(
         or model.pixels != Pixels.TORCHVISION
     ):
         raise SmprError(
-            "start weights: torchvision's ResNets need model.resnet_style pytorch and model.pixels torchvision (coco_config: torchvision_start=True)"
+            "start weights: torchvision's ResNets need model.resnet_style pytorch and model.pixels "
+            "torchvision (coco_config: torchvision_start=True)"
         )
     start = {f"backbone.body.{name}": t for name, t in state.items() if not name.startswith("fc.")}
     with torch.device("meta"):
         own = {k for k in SMPR(model).state_dict() if k.startswith("backbone.")}
     if own != set(start):
         raise SmprError(
-            f"start weights: {len(own ^ set(start))} tensors differ from {model.backbone}, first {sorted(own ^ set(start))[0]}"
+            f"start weights: {len(own ^ set(start))} tensors differ from {model.backbone}, first "
+            f"{sorted(own ^ set(start))[0]}"
         )
     return start

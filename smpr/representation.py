@@ -6,7 +6,8 @@
 __all__ = ['Variant', 'level_sizes', 'level_locations', 'encode_pose', 'decode_pose', 'pseudo_boxes', 'oks']
 
 # %% ../nbs/02_representation.ipynb #b4b5ae58
-# Shapes: P locations (all levels together), L levels, G persons, K keypoints. Coordinates are px from the left and the top.
+# Shapes: P locations (all levels together), L levels, G persons, K keypoints. Coordinates are px from the
+# left and the top.
 from enum import StrEnum
 
 import torch
@@ -35,7 +36,8 @@ def level_locations(
     strides: tuple[int, ...],  # px per cell of each level
     device=None,
 ) -> tuple[Tensor, Tensor]:
-    "Centres of all feature cells, (P, 2) px, levels one after the other and row-major inside, and the stride of each, (P,)."
+    """Centres of all feature cells, (P, 2) px, levels one after the other and row-major inside, and the
+    stride of each, (P,)."""
     points, steps = [], []
     for (h, w), s in zip(sizes, strides, strict=True):
         y, x = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
@@ -84,7 +86,8 @@ def oks(
     sigmas: Tensor,  # (K,) of the Skeleton
     eps: float = 1e-9,  # px^2, keeps an area of zero from dividing by zero
 ) -> Tensor:  # (P, G) in [0, 1]
-    "Object keypoint similarity of every pose with every person (paper eq. 4, s^2 = area, kappa = 2 sigma as in COCO)."
+    """Object keypoint similarity of every pose with every person (paper eq. 4, s^2 = area, kappa = 2 sigma as
+    in COCO)."""
     keypoints, areas, sigmas = (t.to(poses.dtype) for t in (keypoints, areas, sigmas))
     seen = (keypoints[..., 2] > 0).to(poses.dtype)  # (G, K)
     rate = -1 / (2 * (areas[:, None] + eps) * (2 * sigmas) ** 2)  # (G, K)

@@ -21,7 +21,8 @@ from .config import SmprError
 
 # %% ../nbs/appendix/settings.ipynb #5ae2c049
 def take_choices(config) -> None:
-    "Turn strings in the fields of a frozen dataclass whose defaults are StrEnum members into members. Raises `SmprError` naming the field."
+    """Turn strings in the fields of a frozen dataclass whose defaults are StrEnum members into members.
+    Raises `SmprError` naming the field."""
     for f in fields(config):
         if not isinstance(f.default, StrEnum):
             continue
@@ -63,7 +64,8 @@ SETTING_SECTIONS = {
 def find_settings(
     start: Path | None = None,  # folder to search from; default the current one
 ) -> Path | None:
-    "The nearest settings.ini at or above `start` that has our sections, else the one of the checkout that holds this package."
+    """The nearest settings.ini at or above `start` that has our sections, else the one of the checkout that
+    holds this package."""
     import smpr
 
     here = Path(start or Path.cwd()).resolve()
@@ -88,7 +90,8 @@ def _setting(name: str, text: str, source: str, base: Path):
 
 # %% ../nbs/appendix/settings.ipynb #2d176257
 def load_settings(start: Path | None = None) -> Settings:
-    "Settings from settings.ini, overridden by environment variables SMPR_<NAME>. Raises SmprError naming file, section and option."
+    """Settings from settings.ini, overridden by environment variables SMPR_<NAME>. Raises SmprError naming
+    file, section and option."""
     path, values = find_settings(start), {}
     base = path.parent if path else Path.cwd()
     parser = configparser.ConfigParser(interpolation=None)
@@ -110,7 +113,8 @@ def load_settings(start: Path | None = None) -> Settings:
 def resolve_device(
     name: str = "auto",  # auto, cpu, cuda or cuda:N
 ) -> "torch.device":  # noqa: F821
-    "The device to compute on; `auto` takes a GPU when there is one. Raises SmprError when a GPU is asked for and missing."
+    """The device to compute on; `auto` takes a GPU when there is one. Raises SmprError when a GPU is asked
+    for and missing."""
     import torch  # seconds, which `smpr --help` need not wait for
 
     if name == "auto":
@@ -123,7 +127,8 @@ def resolve_device(
         raise SmprError(f"device '{name}' is not supported; choose auto, cpu, cuda or cuda:0")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SmprError(
-            f"device '{name}' was asked for but this machine shows {torch.cuda.device_count()} CUDA GPUs; choose auto or cpu"
+            f"device '{name}' was asked for but this machine shows {torch.cuda.device_count()} CUDA GPUs; "
+            "choose auto or cpu"
         )
     return device
 
@@ -167,7 +172,8 @@ def atomic_write(
 # %% ../nbs/appendix/settings.ipynb #3b4af98c
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[str]]:
-    "A text file to write piece by piece that takes its name when all is well; else an older file of that name is kept."
+    """A text file to write piece by piece that takes its name when all is well; else an older file of that
+    name is kept."""
     half = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.tmp")
     try:
         with half.open("w", encoding="utf-8") as f:

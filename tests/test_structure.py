@@ -239,9 +239,9 @@ def test_scripts_import_what_there_is():
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=name)
 def test_chapters_can_be_read(path):
-    "60 to 120 cells; half of the code cells do at most seven things, however many lines the formatter takes."
+    "60 to 120 cells; half of the code cells do at most eight things, however many lines the formatter takes."
     book = cells(path)
     statements = sorted(
         sum(isinstance(n, ast.stmt) for n in ast.walk(parsed(c))) for c in book if c["cell_type"] == "code"
     )
-    assert 60 <= len(book) <= 120 and statements[len(statements) // 2] <= 7, (len(book), statements)
+    assert 60 <= len(book) <= 120 and statements[len(statements) // 2] <= 8, (len(book), statements)

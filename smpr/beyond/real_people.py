@@ -28,7 +28,8 @@ def join_sets(
     sets: list[PoseSet],  # the first one's annotation file names the result
     shares: list[float] | None = None,  # pictures of each set, relative to the first; None: all of each, once
 ) -> PoseSet:
-    "Several sets as one, records numbered anew; a set that is asked for more than it has repeats. Raises SmprError for different skeletons."
+    """Several sets as one, records numbered anew; a set that is asked for more than it has repeats. Raises
+    SmprError for different skeletons."""
     if any(s.skeleton != sets[0].skeleton for s in sets):
         raise SmprError("join_sets: the sets have different skeletons; join sets of one kind")
     counts = [len(s) for s in sets] if shares is None else [round(share * len(sets[0])) for share in shares]
@@ -41,20 +42,24 @@ def split_dev(
     poses: PoseSet,
     count: int = 200,  # pictures of the dev split
     seed: int = 0,
-    split: str = "val2017",  # only pictures that the file calls so (field coco_split); where none is, all are candidates
+    # only pictures that the file calls so (field coco_split); where none is, all are candidates
+    split: str = "val2017",
 ) -> tuple[PoseSet, PoseSet]:
-    "(training, dev): `count` pictures drawn once and set aside for choosing between recipes. Raises SmprError."
+    """(training, dev): `count` pictures drawn once and set aside for choosing between recipes. Raises
+    SmprError."""
     whole = [k for k, r in enumerate(poses.records) if r.split == split] or list(range(len(poses)))
     if count >= len(whole):
         raise SmprError(
-            f"{poses.annotations}: {count} dev pictures are asked for and {len(whole)} can be had; ask for fewer"
+            f"{poses.annotations}: {count} dev pictures are asked for and {len(whole)} can be had; ask for "
+            "fewer"
         )
     dev = set(np.random.default_rng(seed).permutation(whole)[:count].tolist())
     return poses.subset([k for k in range(len(poses)) if k not in dev]), poses.subset(sorted(dev))
 
 # %% ../../nbs/beyond/real_people.ipynb #2d83845a
 def real_config(steps: int, gpu: bool = False) -> Config:
-    "The recipe for photographs: `gpu` False is the small network on a CPU, True a wider one (below 7 M parameters) on a big GPU."
+    """The recipe for photographs: `gpu` False is the small network on a CPU, True a wider one (below 7 M
+    parameters) on a big GPU."""
     base = small_config(steps)
     data = replace(
         base.data,
@@ -141,7 +146,8 @@ def person_groups(
 def counted(
     truth: dict, results: list[dict], poses: PoseSet, sides: tuple[float, float] = (0, 1e5)
 ) -> dict[str, float]:
-    "AP, AP50 and AR of persons and detections whose area is that of a square with a side between `sides` px (by pycocotools)."
+    """AP, AP50 and AR of persons and detections whose area is that of a square with a side between `sides` px
+    (by pycocotools)."""
     asked = {"these": (sides[0] ** 2, sides[1] ** 2)}
     counts = coco_eval(truth, results, poses.skeleton, areas=asked).eval
     tables = {"AP": counts["precision"], "AP50": counts["precision"][0], "AR": counts["recall"]}
@@ -153,7 +159,10 @@ def group_metrics(poses: PoseSet, results: list[dict]) -> dict[str, dict[str, di
     data, by_picture = coco_truth(poses), {}
     for a in data["annotations"]:
         by_picture.setdefault(a["image_id"], []).append(a)
-    asked = lambda a: a["num_keypoints"] > 0 and not a["iscrowd"] and a["area"] >= 32**2
+
+    def asked(a):
+        return a["num_keypoints"] > 0 and not a["iscrowd"] and a["area"] >= 32**2
+
     kinds = {
         a["id"]: person_groups(a, [o for o in by_picture[r.id] if o is not a])
         for r in poses.records
@@ -202,7 +211,8 @@ def ladder_table(rows: list[dict]) -> str:
         gain = "" if base is None else f"{100 * (m['AP'] - base['metrics']['AP']):+.1f}"
         numbers = " | ".join(f"{100 * m[n]:.1f}" for n in ("AP50", "APM", "APL"))
         lines.append(
-            f"| {r['name']} | {r['change']} | {r.get('against') or ''} | {100 * m['AP']:.1f} | {gain} | {numbers} | {r['pictures_seen']:,} | {r['minutes']:.0f} |"
+            f"| {r['name']} | {r['change']} | {r.get('against') or ''} | {100 * m['AP']:.1f} | {gain} | "
+            f"{numbers} | {r['pictures_seen']:,} | {r['minutes']:.0f} |"
         )
     return "\n".join(lines)
 

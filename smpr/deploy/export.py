@@ -107,7 +107,8 @@ def bake_norms(net: nn.Module) -> nn.Module:
 
 # %% ../../nbs/deploy/export.ipynb #c51fb0ba
 class Deployed(nn.Module):
-    "A copy of `net` as it is exported: float32, norms baked in, the heatmap branch only where the network `snaps`, tensors in and tensors out."
+    """A copy of `net` as it is exported: float32, norms baked in, the heatmap branch only where the network
+    `snaps`, tensors in and tensors out."""
 
     def __init__(self, net: SMPR):
         super().__init__()
@@ -139,9 +140,13 @@ def smallest_side(config: ModelConfig) -> int:
 
 # %% ../../nbs/deploy/export.ipynb #a4e95ad6
 def export_program(net: SMPR) -> ExportedProgram:
-    "The network as a graph for any number of pictures and any sides from `smallest_side` to LARGEST in steps of STEP."
+    """The network as a graph for any number of pictures and any sides from `smallest_side` to LARGEST in
+    steps of STEP."""
     low = smallest_side(net.config)
-    side = lambda name: STEP * Dim(name, min=low // STEP, max=LARGEST // STEP)
+
+    def side(name):
+        return STEP * Dim(name, min=low // STEP, max=LARGEST // STEP)
+
     example = torch.zeros(2, 3, low + STEP, low + 2 * STEP, dtype=torch.uint8), torch.full((2, 2), low)
     many = Dim("pictures", min=1)
     program = torch.export.export(
@@ -155,11 +160,14 @@ def export_program(net: SMPR) -> ExportedProgram:
 def foreign_ops(program: ExportedProgram) -> list[str]:
     "Operations of the graph that are neither PyTorch's own (aten) nor Python's arithmetic on sizes."
     calls = {n.target for n in program.graph.nodes if n.op == "call_function"}
-    plain = lambda f: (
-        isinstance(f, torch._ops.OpOverload)
-        and f.namespace == "aten"
-        or getattr(operator, getattr(f, "__name__", ""), None) is f
-    )
+
+    def plain(f):
+        return (
+            isinstance(f, torch._ops.OpOverload)
+            and f.namespace == "aten"
+            or getattr(operator, getattr(f, "__name__", ""), None) is f
+        )
+
     return sorted(str(f) for f in calls if not plain(f))
 
 # %% ../../nbs/deploy/export.ipynb #a0c455a9
@@ -245,7 +253,8 @@ def save_onnx(program: ExportedProgram, notes: dict[str, str], path: str | Path)
 
 # %% ../../nbs/deploy/export.ipynb #523deefb
 def onnx_runner(path: Path) -> tuple[Callable, dict[str, str]]:
-    "An ONNX file as a function of images and sizes, on the CPU with as many threads as PyTorch; and its notes. Raises SmprError."
+    """An ONNX file as a function of images and sizes, on the CPU with as many threads as PyTorch; and its
+    notes. Raises SmprError."""
     runtime = need("onnxruntime", f"{path}: running ONNX")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -259,12 +268,15 @@ def onnx_runner(path: Path) -> tuple[Callable, dict[str, str]]:
             f"{path}: cannot be read as ONNX ({type(e).__name__}); export it again"
         ) from None  # its errors share no base
     there = {o.name for o in session.get_outputs()}
-    run = lambda images, sizes: map(
-        torch.from_numpy,
-        session.run(
-            [name for name in AXES if name in there], {"images": images.numpy(), "sizes": sizes.numpy()}
-        ),
-    )
+
+    def run(images, sizes):
+        return map(
+            torch.from_numpy,
+            session.run(
+                [name for name in AXES if name in there], {"images": images.numpy(), "sizes": sizes.numpy()}
+            ),
+        )
+
     return run if {i.name for i in session.get_inputs()} == {
         "images",
         "sizes",
@@ -298,11 +310,13 @@ class Exported:
 
     @torch.inference_mode()
     def dense(self, images: Tensor, sizes: Tensor) -> Dense:
-        "All locations' answers, as `dense_poses` gives them. Raises SmprError for sides that the file does not take."
+        """All locations' answers, as `dense_poses` gives them. Raises SmprError for sides that the file does
+        not take."""
         low, sides = smallest_side(self.config), tuple(images.shape[2:])
         if any(s % STEP or not low <= s <= LARGEST for s in sides):
             raise SmprError(
-                f"picture is padded to {sides[0]}x{sides[1]} px; an exported network takes sides of {low} to {LARGEST} px in steps of {STEP}"
+                f"picture is padded to {sides[0]}x{sides[1]} px; an exported network takes sides of {low} to "
+                f"{LARGEST} px in steps of {STEP}"
             )
         return Dense(*self.run(images.contiguous(), sizes))
 
@@ -410,7 +424,8 @@ TOLERANCE = 1e-3  # strides and probabilities
 
 
 def self_check(net: SMPR, path: Path) -> Difference:
-    "How far the file at `path` and `net` are apart on the scene of chapter 01, at the network's test size. Raises SmprError beyond TOLERANCE."
+    """How far the file at `path` and `net` are apart on the scene of chapter 01, at the network's test size.
+    Raises SmprError beyond TOLERANCE."""
     file, test = load_exported(path), getattr(net, "test", TestConfig())
     padded, size, _ = fit_picture(load_scene().image, *test.passes[0])
     with torch.inference_mode():
@@ -421,7 +436,8 @@ def self_check(net: SMPR, path: Path) -> Difference:
         raise SmprError(f"{path}: made from other weights; export it again")
     if not found.worst <= TOLERANCE:
         raise SmprError(
-            f"{path}: differs from PyTorch by {found.worst:.1e} (strides or probability), more than {TOLERANCE:.0e}; not kept, please report your versions of torch and onnxruntime"
+            f"{path}: differs from PyTorch by {found.worst:.1e} (strides or probability), more than "
+            f"{TOLERANCE:.0e}; not kept, please report your versions of torch and onnxruntime"
         )
     return found
 
@@ -431,7 +447,8 @@ def export_network(
     out: str | Path,
     program: ExportedProgram | None = None,  # of `export_program(net)`, when there is one already
 ) -> tuple[Path, Difference]:
-    "Write `net` as the ending of `out` says, check the file against `net`, and only then give it its name. Raises SmprError."
+    """Write `net` as the ending of `out` says, check the file against `net`, and only then give it its name.
+    Raises SmprError."""
     out = Path(out)
     kind = known_ending(out)
     for package in ("onnx", "onnxscript", "onnxruntime") * (kind == ".onnx"):

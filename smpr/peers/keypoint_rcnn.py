@@ -224,7 +224,8 @@ PEER = "keypoint-rcnn"  # what its records are called
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #01c7881e
 def peer_config(scale: Scale) -> Config:
-    "The configuration of the peer at a scale: ours with another neck, and on kept features as many steps as take the same time."
+    """The configuration of the peer at a scale: ours with another neck, and on kept features as many steps as
+    take the same time."""
     base = scale.config
     model = replace(base.model, neck=NeckName.FPN, refine=False, score=False, heatmap=False)
     if not scale.frozen_features:
