@@ -33,7 +33,8 @@ def lab(tmp_path_factory) -> Iterator[tuple[str, str, Path]]:
     "A running JupyterLab: its address, its token and the folder that it serves."
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install -e '.[dev]'")
     home, port, token = tmp_path_factory.mktemp("lab"), free_port(), secrets.token_hex(16)
-    (home / "settings").mkdir(), (home / "files").mkdir()
+    for name in ("settings", "files"):
+        (home / name).mkdir()
     (home / "settings" / "overrides.json").write_text(json.dumps(OVERRIDES))
     folders = {f"JUPYTER_{kind}_DIR": str(home / kind.lower()) for kind in ("CONFIG", "RUNTIME", "DATA")} | {
         "IPYTHONDIR": str(home / "ipython")

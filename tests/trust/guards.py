@@ -63,7 +63,11 @@ def _any_pickle() -> None:
     import torch
 
     real = torch.load
-    torch.load = lambda *a, **k: real(*a, **k | {"weights_only": False})
+
+    def load_anything(*args, **options):
+        return real(*args, **options | {"weights_only": False})
+
+    torch.load = load_anything
 
 
 def _extract_all(path, root, progress=True):

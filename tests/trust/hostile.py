@@ -167,7 +167,11 @@ def _with_small_disk(call: Callable):
     import shutil
 
     real = shutil.disk_usage
-    shutil.disk_usage = lambda p: real(p)._replace(free=10**9)
+
+    def small(path):
+        return real(path)._replace(free=10**9)
+
+    shutil.disk_usage = small
     try:
         return call()
     finally:

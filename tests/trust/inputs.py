@@ -119,92 +119,89 @@ def huge(kind: str) -> bytes:
 
 def picture_cases(folder: Path, cuts: int = 12, flips: int = 24) -> Iterator[Case]:
     "Files in every format, whole and damaged."
-
-    def file(name: str, content: bytes) -> Path:
-        path = folder / name
-        path.write_bytes(content)
-        return path
-
-    def case(name: str, path: Path, size: tuple[int, int] | None = (H, W)) -> Case:
-        return Case(f"picture {name}", lambda: read(path, size), (path.name[:40],))
-
     rng = np.random.default_rng(0)
     for suffix in FORMATS:
-        noise().save(folder / f"whole.{suffix}")
-        whole = (folder / f"whole.{suffix}").read_bytes()
-        for n in range(cuts):
-            yield case(
-                f"{suffix} cut at {n}/{cuts}", file(f"cut{n}.{suffix}", whole[: len(whole) * n // cuts])
-            )
-        for n in range(flips):
-            damaged = bytearray(whole)
-            for _ in range(1 + n % 4):
-                damaged[int(rng.integers(0, min(len(damaged), 600 if n % 2 else len(damaged))))] = int(
-                    rng.integers(256)
-                )
-            yield case(f"{suffix} bytes changed {n}", file(f"flip{n}.{suffix}", bytes(damaged)))
-        for other in FORMATS:
-            yield case(f"{suffix} called {other}", file(f"{suffix}-as.{other}", whole))
-        yield case(f"{suffix} with text after it", file(f"more.{suffix}", whole + b"and more" * 40))
-        yield case(f"{suffix} of zero bytes only", file(f"zero.{suffix}", bytes(500)))
-        yield case(f"{suffix} of noise", file(f"noise.{suffix}", rng.bytes(500)))
-        yield case(f"{suffix}, another size in the record", folder / f"whole.{suffix}", (H, W + 1))
-    for mode, suffix in (
-        ("L", "png"),
-        ("LA", "png"),
-        ("RGBA", "png"),
-        ("P", "png"),
-        ("1", "png"),
-        ("I;16", "png"),
-        ("I;16", "tif"),
-        ("CMYK", "jpg"),
-        ("CMYK", "tif"),
-        ("L", "jpg"),
-        ("YCbCr", "jpg"),
-        ("F", "tif"),
-        ("LAB", "tif"),
-        ("RGBA", "webp"),
-        ("P", "gif"),
-        ("1", "tif"),
-    ):
-        noise(mode).save(folder / f"mode-{mode.replace(';', '')}.{suffix}")
-        yield case(f"mode {mode} as {suffix}", folder / f"mode-{mode.replace(';', '')}.{suffix}")
+        yield from _damaged_cases(folder, suffix, cuts, flips, rng)
+    for mode, suffix in MODES:
+        path = folder / f"mode-{mode.replace(';', '')}.{suffix}"
+        noise(mode).save(path)
+        yield _picture_case(f"mode {mode} as {suffix}", path)
+    yield from _unusual_cases(folder)
+    yield from _path_cases(folder)
+
+
+MODES = [(mode, "png") for mode in ("L", "LA", "RGBA", "P", "1", "I;16")]
+MODES += [("I;16", "tif"), ("CMYK", "jpg"), ("CMYK", "tif"), ("L", "jpg"), ("YCbCr", "jpg"), ("F", "tif")]
+MODES += [("LAB", "tif"), ("RGBA", "webp"), ("P", "gif"), ("1", "tif")]
+
+
+def _picture_case(name: str, path: Path, size: tuple[int, int] | None = (H, W)) -> Case:
+    return Case(f"picture {name}", lambda: read(path, size), (path.name[:40],))
+
+
+def _written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def _damaged_cases(folder: Path, suffix: str, cuts: int, flips: int, rng) -> Iterator[Case]:
+    "One format: cut, with changed bytes, under another name, with text after it, with other content."
+    noise().save(folder / f"whole.{suffix}")
+    whole = (folder / f"whole.{suffix}").read_bytes()
+    for n in range(cuts):
+        part = _written(folder / f"cut{n}.{suffix}", whole[: len(whole) * n // cuts])
+        yield _picture_case(f"{suffix} cut at {n}/{cuts}", part)
+    for n in range(flips):
+        damaged = bytearray(whole)
+        for _ in range(1 + n % 4):
+            value, end = int(rng.integers(256)), min(len(damaged), 600 if n % 2 else len(damaged))
+            damaged[int(rng.integers(0, end))] = value
+        yield _picture_case(
+            f"{suffix} bytes changed {n}", _written(folder / f"flip{n}.{suffix}", bytes(damaged))
+        )
+    for other in FORMATS:
+        yield _picture_case(f"{suffix} called {other}", _written(folder / f"{suffix}-as.{other}", whole))
+    contents = {
+        "more": ("with text after it", whole + b"and more" * 40),
+        "zero": ("of zero bytes only", bytes(500)),
+        "noise": ("of noise", rng.bytes(500)),
+    }
+    for name, (words, content) in contents.items():
+        yield _picture_case(f"{suffix} {words}", _written(folder / f"{name}.{suffix}", content))
+    yield _picture_case(f"{suffix}, another size in the record", folder / f"whole.{suffix}", (H, W + 1))
+
+
+def _unusual_cases(folder: Path) -> Iterator[Case]:
+    "Turned, enormous and moving pictures."
     for turn in range(0, 10):
         note = Image.Exif()
         note[0x0112] = turn
         noise().save(folder / f"turn{turn}.jpg", exif=note)
         for size in ((H, W), (W, H)):
-            yield case(f"EXIF {turn} for {size}", folder / f"turn{turn}.jpg", size)
+            yield _picture_case(f"EXIF {turn} for {size}", folder / f"turn{turn}.jpg", size)
     for kind in ("png", "bmp", "gif"):
         for size in (None, (H, W), (60_000, 60_000)):
-            yield case(
-                f"{kind} that promises 60000 px, record {size}", file(f"huge.{kind}", huge(kind)), size
-            )
+            path = _written(folder / f"huge.{kind}", huge(kind))
+            yield _picture_case(f"{kind} that promises 60000 px, record {size}", path, size)
     for suffix in ("gif", "webp", "png", "tif"):
         noise().save(folder / f"moving.{suffix}", save_all=True, append_images=[noise(seed=1), noise(seed=2)])
-        yield case(f"animated {suffix}", folder / f"moving.{suffix}")
+        yield _picture_case(f"animated {suffix}", folder / f"moving.{suffix}")
+
+
+def _path_cases(folder: Path) -> Iterator[Case]:
+    "Folders, links, pipes and strange names where a picture is expected."
     (folder / "folder.png").mkdir(exist_ok=True)
-    (folder / "loop.png").unlink(missing_ok=True)
-    (folder / "loop.png").symlink_to("loop.png")
-    (folder / "lost.png").unlink(missing_ok=True)
-    (folder / "lost.png").symlink_to("nowhere.png")
+    for link, target in (("loop.png", "loop.png"), ("lost.png", "nowhere.png")):
+        (folder / link).unlink(missing_ok=True)
+        (folder / link).symlink_to(target)
     if not (folder / "pipe.png").exists():
         os.mkfifo(folder / "pipe.png")
-    for name in (
-        "folder.png",
-        "loop.png",
-        "lost.png",
-        "pipe.png",
-        "none.png",
-        "x" * 300 + ".png",
-        "/".join(["deep"] * 900) + ".png",
-        "ein Bild für Ωß.png",
-        "\ud800.png",
-        "nul\0.png",
-    ):
-        yield case(f"path {name[:20]!r}", folder / name)
+    names = ["folder.png", "loop.png", "lost.png", "pipe.png", "none.png", "x" * 300 + ".png"]
+    names += ["/".join(["deep"] * 900) + ".png", "ein Bild für Ωß.png", "\ud800.png", "nul\0.png"]
+    for name in names:
+        yield _picture_case(f"path {name[:20]!r}", folder / name)
     noise().save(folder / "ein Bild für Ωß 人.png")
-    yield case("unicode name", folder / "ein Bild für Ωß 人.png")
+    yield _picture_case("unicode name", folder / "ein Bild für Ωß 人.png")
 
 
 # annotation files
