@@ -29,7 +29,7 @@ from .structures import Sample
 # %% ../nbs/09_data.ipynb #80f34cec
 @dataclass(frozen=True)
 class PictureRecord:
-    "One picture of a set and its people, crowds and the unlabelled included: all that training and evaluation ask for."
+    "One picture and its people, also crowds and the unlabelled: all that training and evaluation ask for."
 
     id: int | str  # COCO image id
     file: str  # name below the picture folder
@@ -91,121 +91,128 @@ def read_keypoints(
     if not isinstance(values, list):
         raise SmprError(f"{where}: keypoints must be a list of numbers; fix or remove it")
     if len(values) != 3 * K:
-        raise SmprError(
-            f"{where} has {len(values)} keypoint numbers, this skeleton needs {3 * K} ({K} times x, y, v); fix it or choose another skeleton"
-        )
+        wanted = f"{3 * K} ({K} times x, y, v); fix it or choose another skeleton"
+        raise SmprError(f"{where} has {len(values)} keypoint numbers, this skeleton needs {wanted}")
     if not all(isinstance(v, (int, float)) for v in values):
         raise SmprError(f"{where}: keypoints must be numbers; fix or remove it")
-    try:
-        out = np.array(values, float).reshape(K, 3)
-    except OverflowError:
-        out = np.full((K, 3), np.inf)
-    if not np.isfinite(out).all():
+    if not all(abs(v) < float("inf") for v in values):
         raise SmprError(f"{where}: keypoints hold NaN or infinity; fix or remove it")
-    if np.abs(out).max() > 1e6:
-        raise SmprError(
-            f"{where}: a keypoint is {np.abs(out).max():.3g} px away, no picture is so large; fix or remove it"
-        )
-    if not np.isin(out[:, 2], (0, 1, 2)).all():
+    if (far := max(map(abs, values))) > 1e6:
+        raise SmprError(f"{where}: a keypoint is {far:.3g} px away, no picture is so large; fix or remove it")
+    if not {0, 1, 2}.issuperset(values[2::3]):
         raise SmprError(f"{where}: visibility must be 0, 1 or 2; fix or remove it")
-    return out
+    return np.array(values, float).reshape(K, 3)
 
 # %% ../nbs/09_data.ipynb #0aa9c533
 def document_errors(
     data: dict,  # content of a COCO-format file
     source: str,  # names the file in errors
-    people: dict[int, list],  # filled with the person annotations of every image id
+    people: dict[int | str, list],  # filled with the person annotations of every image id
 ) -> Iterator[str]:  # what is wrong, a line each
     "Check a COCO-format document and sort its person annotations by picture."
-    if not isinstance(data, dict) or not isinstance(data.get("images"), list):
-        return (yield f"{source}: has no list 'images'; give a COCO-format file")
-    if not data["images"]:
-        yield f"{source}: the set is empty (no images); give a file that lists some"
-    for i, image in enumerate(data["images"]):
+    for name, errors in (("images", _image_errors), ("annotations", _annotation_errors)):
+        listed = data.get(name, None if name == "images" else []) if isinstance(data, dict) else None
+        if not isinstance(listed, list):
+            yield f"{source}: has no list '{name}'; give a COCO-format file"
+            return
+        yield from (f"{source}: {wrong}" for wrong in errors(listed, people))
+
+
+def _image_errors(images: list, people: dict) -> Iterator[str]:
+    "What is wrong with the list of pictures; every sound one gets a list of people."
+    if not images:
+        yield "the set is empty (no images); give a file that lists some"
+    for i, image in enumerate(images):
         if wrong := _image_error(image):
-            yield f"{source}: image record {i}{wrong}"
+            yield f"image record {i}{wrong}"
         elif image["id"] in people:
-            yield f"{source}: image id {image['id']} is there twice; ids must differ"
+            yield f"image id {image['id']} is there twice; ids must differ"
         else:
             people[image["id"]] = []
     if len({type(i) for i in people}) > 1:
-        yield f"{source}: some image ids are numbers and some texts; renumber them"
-    annotations, seen = data.get("annotations", []), set()
-    if not isinstance(annotations, list):
-        return (yield f"{source}: 'annotations' is not a list; give a COCO-format file")
+        yield "some image ids are numbers and some texts; renumber them"
+
+
+def _annotation_errors(annotations: list, people: dict) -> Iterator[str]:
+    "What is wrong with the list of annotations; sound persons go to their pictures."
+    seen = set()
     for i, a in enumerate(annotations):
         if not isinstance(a, dict) or not _is_id(a.get("id")):
-            yield f"{source}: annotation record {i} has no 'id' that is a number or a text; add it"
-        elif a["id"] in seen:
-            yield f"{source}: annotation id {a['id']} is there twice; ids must differ"
-        elif not _is_id(a.get("image_id")) or a["image_id"] not in people:
-            yield f"{source}: annotation {a['id']} names image id {a.get('image_id')!r:.60}, which 'images' does not list; remove it or add the image"
+            yield f"annotation record {i} has no 'id' that is a number or a text; add it"
+            continue
+        who, where = f"annotation {a['id']}", a.get("image_id")
+        if a["id"] in seen:
+            yield f"annotation id {a['id']} is there twice; ids must differ"
+        elif not _is_id(where) or where not in people:
+            yield f"{who} names image id {where!r:.60}, which is not listed; remove it or add the image"
         elif a.get("category_id", 1) == 1:
-            if wrong := _person_error(a):
-                yield f"{source}: annotation {a['id']}{wrong}"
+            if wrong := _field_error(a, _PERSON_FIELDS):
+                yield f"{who}{wrong}"
             else:
-                people[a["image_id"]].append(a)
-        if isinstance(a, dict) and _is_id(a.get("id")):
-            seen.add(a["id"])
+                people[where].append(a)
+        seen.add(a["id"])
     if annotations and all(isinstance(a, dict) and a.get("category_id", 1) != 1 for a in annotations):
-        yield f"{source}: no annotation has category_id 1 (person); renumber the categories"
+        yield "no annotation has category_id 1 (person); renumber the categories"
 
 # %% ../nbs/09_data.ipynb #82a21dc9
 def _is_id(value) -> bool:
     "Whether a value can be an id: a text, or a whole number that fits into 64 bits."
-    return (
-        isinstance(value, str)
-        or isinstance(value, int)
-        and not isinstance(value, bool)
-        and abs(value) < 2**63
-    )
+    return isinstance(value, str) or (type(value) is int and abs(value) < 2**63)
+
+
+def _is_below(name) -> bool:
+    "Whether a file name stays below the folder it is taken from, on any system."
+    windows = PureWindowsPath(name)
+    return not (".." in windows.parts or windows.is_absolute() or PurePosixPath(name).is_absolute())
+
+
+def _is_side(value) -> bool:
+    "Whether a value is a whole number of px."
+    return isinstance(value, (int, float)) and 1 <= value < 1e6 and value == int(value)
+
+
+def _is_box(value) -> bool:
+    "Whether a value is a list of four numbers."
+    numbers = isinstance(value, list) and all(isinstance(v, (int, float)) and abs(v) < 1e9 for v in value)
+    return numbers and len(value) == 4
 
 # %% ../nbs/09_data.ipynb #84d6521b
-def _image_error(image: dict) -> str:
-    "What is wrong with an entry of 'images': id, file name, size; nothing when all is well."
-    if not isinstance(image, dict):
-        return " is not an object; fix or remove it"
-    missing = [f for f in ("id", "file_name", "width", "height") if f not in image]
-    if missing:
-        return f" has no field '{missing[0]}'; add it"
-    if not _is_id(image["id"]):
-        return f": id is {image['id']!r:.60}, neither a number nor a text; fix it"
-    name = image["file_name"]
-    if not isinstance(name, str) or not name:
-        return f": file_name is {name!r:.60}, not a text; fix it"
-    if (
-        ".." in PureWindowsPath(name).parts
-        or PurePosixPath(name).is_absolute()
-        or PureWindowsPath(name).is_absolute()
-    ):
-        return f": file_name {name!r:.100} leaves the picture folder; give a name below it"
-    for f in ("width", "height"):
-        if not isinstance(image[f], (int, float)) or not 1 <= image[f] < 1e6 or image[f] != int(image[f]):
-            return f": {f} is {image[f]!r:.60}, not a whole number of px; fix it"
+_IMAGE_FIELDS = (  # all must be there
+    ("id", _is_id, "neither a number nor a text; fix it"),
+    ("file_name", lambda v: isinstance(v, str) and v != "", "not a text; fix it"),
+    ("file_name", _is_below, "which leaves the picture folder; give a name below it"),
+    ("width", _is_side, "not a whole number of px; fix it"),
+    ("height", _is_side, "not a whole number of px; fix it"),
+)
+_PERSON_FIELDS = (  # all may be missing; keypoints and area have checks of their own
+    ("bbox", _is_box, "not four numbers; fix or remove it"),
+    ("iscrowd", lambda v: v in (0, 1), "neither 0 nor 1; fix or remove it"),
+    ("num_keypoints", lambda v: isinstance(v, int) and abs(v) < 1e6, "not a whole number; fix or remove it"),
+)
+
+
+def _field_error(entry: dict, fields: tuple) -> str:
+    "The first field of an entry that is there and wrong; nothing when all is well."
+    for name, fits, words in fields:
+        if name in entry and not fits(entry[name]):
+            return f": {name} is {entry[name]!r:.60}, {words}"
     return ""
 
-# %% ../nbs/09_data.ipynb #2ee734d7
-def _person_error(a: dict) -> str:
-    "What is wrong with the fields of a person other than keypoints and area; all of them may be missing."
-    box, many = a.get("bbox", [0, 0, 0, 0]), a.get("iscrowd", 0)
-    if (
-        not isinstance(box, list)
-        or len(box) != 4
-        or not all(isinstance(v, (int, float)) and abs(v) < 1e9 for v in box)
-    ):
-        return f": bbox is {box!r:.60}, not four numbers; fix or remove it"
-    if many not in (0, 1):
-        return f": iscrowd is {many!r:.60}, neither 0 nor 1; fix or remove it"
-    if not isinstance(a.get("num_keypoints", 0), int) or abs(a.get("num_keypoints", 0)) > 1e6:
-        return f": num_keypoints is {a['num_keypoints']!r:.60}, not a whole number; fix or remove it"
-    return ""
+
+def _image_error(image: dict) -> str:
+    "What is wrong with an entry of 'images'; nothing when all is well."
+    if not isinstance(image, dict):
+        return " is not an object; fix or remove it"
+    missing = [name for name, *_ in _IMAGE_FIELDS if name not in image]
+    return f" has no field '{missing[0]}'; add it" if missing else _field_error(image, _IMAGE_FIELDS)
 
 # %% ../nbs/09_data.ipynb #639633c0
 def check_document(
-    data: dict, source: str
-) -> dict[int, list[dict]]:  # the person annotations of every image id
-    "Check a COCO-format document and sort its person annotations by picture. Raises SmprError for the first thing that is wrong."
-    people: dict[int, list] = {}
+    data: dict,  # content of a COCO-format file
+    source: str,  # names the file in errors
+) -> dict[int | str, list[dict]]:  # the person annotations of every image id
+    "A COCO-format document's persons by picture. Raises SmprError for the first thing that is wrong."
+    people: dict[int | str, list] = {}
     for wrong in document_errors(data, source, people):
         raise SmprError(wrong)
     return people
@@ -255,8 +262,14 @@ def _area(annotation: dict, source: str) -> float:
 MOST_PIXELS = 120_000_000  # of a picture; decoded, that is 360 MB
 
 
+def _other_size(path: Path, found: tuple[int, int], size: tuple[int, int]) -> SmprError:
+    "The error for a picture that has another (height, width) than its record."
+    has, says = (f"{w}x{h}" for h, w in (found, size))
+    return SmprError(f"{path}: is {has} px but its record says {says}; fix width and height")
+
+
 def _open_checked(path: Path, size: tuple[int, int] | None) -> Image.Image:
-    "A picture whose head promises the size that is expected, or one that is not too large. Raises SmprError and whatever Pillow raises."
+    "A picture of which the head promises the right size. Raises SmprError and whatever Pillow raises."
     if path.exists() and not path.is_file():
         raise SmprError(f"{path}: is no file; give a picture")
     with warnings.catch_warnings():
@@ -266,9 +279,7 @@ def _open_checked(path: Path, size: tuple[int, int] | None) -> Image.Image:
     if w * h > MOST_PIXELS:
         raise SmprError(f"{path}: has {w}x{h} px, more than {MOST_PIXELS:,}; make it smaller")
     if size is not None and tuple(size) not in ((w, h), (h, w)):
-        raise SmprError(
-            f"{path}: is {w}x{h} px but its record says {size[1]}x{size[0]}; fix width and height"
-        )
+        raise _other_size(path, (h, w), size)
     return im
 
 # %% ../nbs/09_data.ipynb #459c7797
@@ -276,16 +287,14 @@ def read_image(
     path: Path,  # any format Pillow reads
     size: tuple[int, int] | None = None,  # (height, width) that the annotations speak of, px
 ) -> np.ndarray:  # (H, W, 3) uint8 RGB
-    "A picture as RGB, turned as its EXIF tag says unless `size` says it was annotated unturned. Raises SmprError."
+    "A picture as RGB, turned as EXIF says unless `size` tells it was annotated unturned. Raises SmprError."
     try:
         with _open_checked(Path(path), size) as im:
             turned = ImageOps.exif_transpose(im)
-            if size is not None and turned.size[::-1] != tuple(size) and im.size[::-1] == tuple(size):
+            if size is not None and im.size[::-1] == tuple(size) != turned.size[::-1]:
                 turned = im
-            if turned.mode[0] == "I":
-                turned = Image.fromarray(
-                    (np.asarray(turned) / 257).clip(0, 255).astype(np.uint8)
-                )  # 16 bits a pixel
+            if turned.mode[0] == "I":  # 16 bits a pixel
+                turned = Image.fromarray((np.asarray(turned) / 257).clip(0, 255).astype(np.uint8))
             out = np.array(turned.convert("RGB"))
     except FileNotFoundError:
         raise SmprError(f"{path}: no such picture; check the folder and the file name") from None
@@ -294,9 +303,7 @@ def read_image(
     except Exception as e:  # decoders of damaged files fail in more ways than they document
         raise SmprError(f"{path}: cannot be read as a picture ({e}); replace or remove it") from None
     if size is not None and out.shape[:2] != tuple(size):
-        raise SmprError(
-            f"{path}: is {out.shape[1]}x{out.shape[0]} px but its record says {size[1]}x{size[0]}; fix width and height"
-        )
+        raise _other_size(path, out.shape[:2], size)
     return out
 
 # %% ../nbs/09_data.ipynb #2a334397
@@ -305,32 +312,28 @@ def trainable(
     areas: np.ndarray,  # (G,) px^2
     crowd: np.ndarray,  # (G,) bool
 ) -> np.ndarray:  # (G,) bool
-    "Which persons training uses: labelled, with an area, keypoints not all in one row or column (published code), no crowd."
-    seen = keypoints[..., 2] > 0
-    spread = np.stack(
-        [
-            np.where(seen, keypoints[..., i], -np.inf).max(1, initial=-np.inf)
-            - np.where(seen, keypoints[..., i], np.inf).min(1, initial=np.inf)
-            for i in (0, 1)
-        ]
-    )
-    return seen.any(1) & (areas > 0) & ~crowd & (spread >= 1).all(0)
+    "Who is trained on: labelled, no crowd, with an area, not in one row or column (published code)."
+    seen, xy = keypoints[..., 2:] > 0, keypoints[..., :2]
+    high = np.where(seen, xy, -np.inf).max(1, initial=-np.inf)
+    low = np.where(seen, xy, np.inf).min(1, initial=np.inf)
+    return seen.any((1, 2)) & (areas > 0) & ~crowd & (high - low >= 1).all(1)
 
 # %% ../nbs/09_data.ipynb #669417eb
 def skip_reasons(
     keypoints: np.ndarray, areas: np.ndarray, crowd: np.ndarray
 ) -> list[str]:  # a reason for every person; "" for those that `trainable` keeps
     "Why training does not use a person."
-    seen, keep = keypoints[..., 2] > 0, trainable(keypoints, areas, crowd)
-    return np.select(
-        [keep, crowd, ~seen.any(1), ~(areas > 0)],
-        ["", "crowd", "no labelled keypoint", "area not above 0"],
-        "keypoints in one row or column",
-    ).tolist()
+    reasons = {
+        "": trainable(keypoints, areas, crowd),
+        "crowd": crowd,
+        "no labelled keypoint": ~(keypoints[..., 2] > 0).any(1),
+        "area not above 0": ~(areas > 0),
+    }
+    return np.select(list(reasons.values()), list(reasons), "keypoints in one row or column").tolist()
 
 # %% ../nbs/09_data.ipynb #838331f1
 def skipped_people(poses: PoseSet) -> dict[str, list]:
-    "What training leaves out of a set: image ids by reason, one for each person, and those of pictures with nobody to train on."
+    "What training leaves out: image ids by reason, one a person, and pictures with nobody to train on."
     out: dict[str, list] = {}
     for r in poses.records:
         reasons = skip_reasons(r.keypoints, r.areas, r.crowd)
@@ -366,34 +369,23 @@ def check_set(
     if report.problems:
         return report
     report.problems += document_errors(data, name, people)
-    listed = (
-        [im for im in data["images"] if not _image_error(im)]
-        if isinstance(data, dict) and isinstance(data.get("images"), list)
-        else []
-    )
-    keep = lambda a: (
-        report.add(read_keypoints, a, skeleton.K, name) is not None and report.add(_area, a, name) is not None
-    )
+
+    def sound(a: dict) -> bool:
+        checks = report.add(read_keypoints, a, skeleton.K, name), report.add(_area, a, name)
+        return all(c is not None for c in checks)
+
+    listed = data.get("images") if isinstance(data, dict) else None
     records = tuple(
-        _record(im, [a for a in people.get(im["id"], []) if keep(a)], skeleton.K, name) for im in listed
+        _record(im, [a for a in people.get(im["id"], []) if sound(a)], skeleton.K, name)
+        for im in (listed if isinstance(listed, list) else [])
+        if not _image_error(im)
     )
-    poses = PoseSet(Path(images), Path(annotations), records, skeleton)
-    readable = sum(
-        report.add(read_image, poses.images / r.file, r.size) is not None
-        for r in tqdm(
-            records, desc="checking", unit=" pictures", disable=None if progress else True, mininterval=2
-        )
-    )
-    outside = sum(
-        int(
-            ((r.keypoints[..., :2] < 0) | (r.keypoints[..., :2] > r.size[::-1]))
-            .any(-1)[r.keypoints[..., 2] > 0]
-            .sum()
-        )
-        for r in records
-    )
-    total = sum(len(r.areas) for r in records)
+    poses, hide = PoseSet(Path(images), Path(annotations), records, skeleton), None if progress else True
+    bar = tqdm(records, desc="checking", unit=" pictures", disable=hide, mininterval=2)
+    readable = sum(report.add(read_image, poses.images / r.file, r.size) is not None for r in bar)
     report.skipped = skipped_people(poses)
+    total = sum(len(r.areas) for r in records)
+    others = 0 if report.problems else len(data.get("annotations") or []) - total
     left = sum(len(ids) for why, ids in report.skipped.items() if not why.startswith("picture"))
     report.counts = {
         "pictures": len(records),
@@ -401,12 +393,16 @@ def check_set(
         "persons": total,
         "crowds": int(sum(r.crowd.sum() for r in records)),
         "trainable": total - left,
-        "keypoints outside the picture": outside,
-        "annotations of other categories": len(data.get("annotations") or []) - total
-        if not report.problems
-        else 0,
+        "keypoints outside the picture": sum(map(_outside, records)),
+        "annotations of other categories": others,
     }
     return report
+
+
+def _outside(r: PictureRecord) -> int:
+    "How many labelled keypoints lie outside their picture."
+    xy = r.keypoints[r.keypoints[..., 2] > 0, :2]
+    return int(((xy < 0) | (xy > r.size[::-1])).any(-1).sum())
 
 # %% ../nbs/09_data.ipynb #84c61c08
 def make_sample(

@@ -50,10 +50,8 @@ class Skeleton(Options):
     @property
     def flip_order(self) -> tuple[int, ...]:
         "Where each mirrored keypoint comes from: `mirrored[j] = original[flip_order[j]]`."
-        order = list(range(self.K))
-        for a, b in self.flip_pairs:
-            order[a], order[b] = b, a
-        return tuple(order)
+        twin = {k: n for a, b in self.flip_pairs for k, n in ((a, b), (b, a))}
+        return tuple(twin.get(k, k) for k in range(self.K))
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -68,65 +66,25 @@ class Skeleton(Options):
         return tuple(0 if 0 < sides[a] != sides[b] > 0 else max(sides[a], sides[b]) for a, b in self.edges)
 
 # %% ../nbs/01_skeleton.ipynb #34f86200
+# fmt: off
 COCO17 = Skeleton(
     names=(
-        "nose",
-        "left_eye",
-        "right_eye",
-        "left_ear",
-        "right_ear",
-        "left_shoulder",
-        "right_shoulder",
-        "left_elbow",
-        "right_elbow",
-        "left_wrist",
-        "right_wrist",
-        "left_hip",
-        "right_hip",
-        "left_knee",
-        "right_knee",
-        "left_ankle",
-        "right_ankle",
+        "nose", "left_eye", "right_eye", "left_ear", "right_ear",
+        "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+        "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
     ),
     sigmas=(
-        0.026,
-        0.025,
-        0.025,
-        0.035,
-        0.035,
-        0.079,
-        0.079,
-        0.072,
-        0.072,
-        0.062,
-        0.062,
-        0.107,
-        0.107,
-        0.087,
-        0.087,
-        0.089,
-        0.089,
+        0.026, 0.025, 0.025, 0.035, 0.035,
+        0.079, 0.079, 0.072, 0.072, 0.062, 0.062,
+        0.107, 0.107, 0.087, 0.087, 0.089, 0.089,
     ),
     flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
     edges=(
-        (0, 1),
-        (0, 2),
-        (1, 3),
-        (2, 4),
-        (5, 6),
-        (5, 7),
-        (7, 9),
-        (6, 8),
-        (8, 10),
-        (5, 11),
-        (6, 12),
-        (11, 12),
-        (11, 13),
-        (13, 15),
-        (12, 14),
-        (14, 16),
+        (0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10),
+        (5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16),
     ),
 )
+# fmt: on
 
 # %% ../nbs/01_skeleton.ipynb #04ecc7be
 @dataclass(frozen=True)
@@ -149,20 +107,14 @@ def load_scene() -> Scene:
     return Scene(image, keypoints, np.array([p["area"] for p in people], float))
 
 # %% ../nbs/01_skeleton.ipynb #1f9cfcce
-COLORS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-)  # one per person: blue, vermilion, green, purple, orange, sky
+# one per person: blue, vermilion, green, purple, orange, sky
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 # %% ../nbs/01_skeleton.ipynb #246c03d3
 def side_colors(
     color,  # any colour that matplotlib knows
 ) -> np.ndarray:  # (3, 3) RGB in 0-1: of the middle, the left and the right side
-    "A person's colour in three shades: as given, mixed with white for the left side, with black for the right one."
+    "A person's colour in three shades: as given, with white for the left side, with black for the right one."
     rgb = np.array(to_rgb(color))
     return np.array([rgb, 0.5 * rgb + 0.5, 0.55 * rgb])
 
@@ -175,7 +127,7 @@ def draw_poses(
     size: float = 3.0,  # marker size, points
     width: float = 1.5,
 ):  # limb width, points
-    "Draw poses as dots and limbs on `ax`: left side light, right side dark with square dots; keypoints with v = 1 (hidden) are hollow."
+    "Draw poses on `ax`: left side light, right side dark with square dots; hidden keypoints (v = 1) hollow."
     sides = np.array(skeleton.sides)
     for g, person in enumerate(np.asarray(keypoints, float)):
         shades = side_colors(colors[g % len(colors)])
@@ -185,9 +137,8 @@ def draw_poses(
                 ax.plot(*person[[a, b], :2].T, color=shades[side], lw=width, solid_capstyle="round")
         for side, marker in enumerate("oos"):
             ax.plot(*person[(v == 2) & (sides == side), :2].T, marker, color=shades[side], ms=size)
-            ax.plot(
-                *person[(v == 1) & (sides == side), :2].T, marker, color=shades[side], ms=size, mfc="white"
-            )
+            hidden = person[(v == 1) & (sides == side), :2].T
+            ax.plot(*hidden, marker, color=shades[side], ms=size, mfc="white")
     return ax
 
 # %% ../nbs/01_skeleton.ipynb #07da197e
@@ -195,13 +146,11 @@ def flip_pairs_from_names(
     names: list[str],  # K keypoint names
 ) -> tuple[tuple[int, int], ...]:  # index pairs (left, right)
     "Pair every name that says left with its right twin. SmprError where a twin is missing."
-    swap = lambda name: name.replace("left", "\0").replace("right", "left").replace("\0", "right")
-    for name in names:
-        if swap(name) not in names:
-            raise SmprError(
-                f"keypoint '{name}' has no twin '{swap(name)}'; add it or give flip_pairs yourself"
-            )
-    return tuple((a, names.index(swap(n))) for a, n in enumerate(names) if "left" in n and swap(n) != n)
+    twins = [n.replace("left", "\0").replace("right", "left").replace("\0", "right") for n in names]
+    for name, twin in zip(names, twins):
+        if twin not in names:
+            raise SmprError(f"keypoint '{name}' has no twin '{twin}'; add it or give flip_pairs yourself")
+    return tuple((k, names.index(t)) for k, (n, t) in enumerate(zip(names, twins)) if "left" in n and t != n)
 
 # %% ../nbs/01_skeleton.ipynb #6fc5dd8b
 def sigmas_from_names(
@@ -212,9 +161,8 @@ def sigmas_from_names(
     known = dict(zip(COCO17.names, COCO17.sigmas))
     unknown = [n for n in names if n not in known]
     if unknown and default_sigma is None:
-        raise SmprError(
-            f"no sigma is known for '{unknown[0]}' ({len(unknown)} such keypoints); give sigmas, one per keypoint, or default_sigma"
-        )
+        who = f"'{unknown[0]}' ({len(unknown)} such keypoints)"
+        raise SmprError(f"no sigma is known for {who}; give sigmas, one per keypoint, or default_sigma")
     return tuple(known[n] if n in known else float(default_sigma or 0) for n in names)
 
 # %% ../nbs/01_skeleton.ipynb #7043b009
@@ -238,8 +186,7 @@ def skeleton_from_category(
             flip_pairs = tuple((names.index(a), names.index(b)) for a, b in category["flip_pairs"])
         if flip_pairs is None:
             flip_pairs = flip_pairs_from_names(names)
-        if sigmas is None:
-            sigmas = category.get("sigmas")
+        sigmas = category.get("sigmas") if sigmas is None else sigmas
         if sigmas is None:
             sigmas = sigmas_from_names(names, default_sigma)
         return Skeleton(tuple(names), tuple(float(s) for s in sigmas), tuple(flip_pairs), edges)
@@ -254,7 +201,7 @@ def skeleton_to_category(
     name: str = "person",  # the category's name
     id: int = 1,  # the category's id
 ) -> dict:  # ready for "categories" of a COCO-format file
-    "A COCO category that `skeleton_from_category` reads back; sigmas and flip_pairs are extra fields that others ignore."
+    "A COCO category that `skeleton_from_category` reads back; sigmas and flip_pairs are fields of our own."
     twins = [[skeleton.names[a], skeleton.names[b]] for a, b in skeleton.flip_pairs]
     return {
         "id": id,
@@ -271,12 +218,11 @@ def sigmas_from_repeats(
     labels: np.ndarray,  # (R, G, K, 3) px and visibility: the same G persons, labelled R times
     areas: np.ndarray,  # (G,) px^2
 ) -> tuple[float, ...]:  # K sigmas
-    "Sigma of each keypoint: how far repeated labels lie from their mean, as a fraction of the person's size. Raises SmprError."
+    "Sigmas: how far repeated labels lie from their mean, in parts of the person's size. Raises SmprError."
     labels, areas = np.asarray(labels, float), np.asarray(areas, float)
     if labels.ndim != 4 or labels.shape[-1] != 3 or areas.shape != labels.shape[1:2]:
-        raise SmprError(
-            f"repeated labels have shape {labels.shape} and areas {areas.shape}; give (R, G, K, 3) and (G,)"
-        )
+        shapes = f"have shape {labels.shape} and areas {areas.shape}"
+        raise SmprError(f"repeated labels {shapes}; give (R, G, K, 3) and (G,)")
     if not (areas > 0).all():
         raise SmprError(f"repeated labels: person {int((areas <= 0).argmax())} has no area; leave it out")
     seen = labels[..., 2:] > 0  # (R, G, K, 1)
@@ -285,12 +231,13 @@ def sigmas_from_repeats(
     spread = (((labels[..., :2] - mean) ** 2 * seen).sum((0, 3)) / areas[:, None]).sum(0)
     free = (count[..., 0] - 1).clip(0).sum(0)  # (K,)
     for k in range(len(free)):
+        who = f"keypoint {k}"
         if free[k] == 0:
             raise SmprError(
-                f"repeated labels: nobody has two labels of keypoint {k}; label it twice on some persons"
+                f"repeated labels: nobody has two labels of {who}; label it twice on some persons"
             )
         if spread[k] == 0:
             raise SmprError(
-                f"repeated labels: all labels of keypoint {k} agree exactly; are they copies of each other?"
+                f"repeated labels: all labels of {who} agree exactly; are they copies of each other?"
             )
     return tuple(np.sqrt(spread / free).tolist())

@@ -319,3 +319,30 @@ def test_the_command_exits_with_2_and_one_line(tmp_path, capsys, case):
     lines = [l for l in capsys.readouterr().err.splitlines() if "evaluating" not in l and l.strip()]
     assert len(lines) == 1 and "Traceback" not in lines[0] and numbers.read_text() == "kept", lines
     assert {"missing picture": "2.png", "no file": "none.json"}.get(case, "annotation 12") in lines[0]
+
+
+@pytest.mark.parametrize(
+    "field, value, word",
+    (
+        ("names", (), "1 to 1000"),
+        ("names", ("a", "a"), "twice"),
+        ("sigmas", (0.1,), "1 sigmas for 2 names"),
+        ("sigmas", (0.1, float("nan")), "above 0"),
+        ("edges", ((0, 2),), "0 to 1"),
+        ("flip_pairs", ((0, 1), (1, 0)), "two flip_pairs"),
+    ),
+)
+def test_a_skeleton_that_cannot_be_right(field, value, word):
+    right = {"names": ("a", "b"), "sigmas": (0.1, 0.1), "flip_pairs": ((0, 1),), "edges": ((0, 1),)}
+    with pytest.raises(SmprError, match=word) as e:
+        Skeleton(**right | {field: value})
+    assert ";" in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("value", (10**30, -(10**7), 2.0, "17"))
+def test_a_count_that_is_none(tmp_path, value):
+    data = good()
+    data["annotations"][1]["num_keypoints"] = value
+    with pytest.raises(SmprError, match="annotation 12: num_keypoints") as e:
+        load_set(tmp_path, write(tmp_path, data))
+    one_line(e, "set.json")

@@ -18,6 +18,7 @@ from smpr.beyond.real_people import join_sets, split_dev
 from smpr.data import PoseSet, load_set
 from smpr.evaluation import METRICS, coco_truth, evaluate
 from smpr.experiments.findings import match_detections
+from smpr.experiments.rows import make_scale, row_sets
 from smpr.inference import soft_nms
 from smpr.settings import SmprError, load_settings
 from smpr.skeleton import COCO17
@@ -225,9 +226,10 @@ def test_somebody_without_an_area_is_named(document):
         evaluate(load_set(Path(), data), [])
 
 
-def test_an_empty_set_has_nobody():
+def test_an_empty_set_has_nobody(people):
     "And is not taken for a missing one."
-    nobody = PoseSet(Path(), Path("none.json"), ())
+    nobody = people.subset([])
+    assert [len(s) for s in row_sets(make_scale("smoke"), nobody, nobody)] == [0, 0]
     assert set(evaluate(nobody, []).values()) == {-1.0} and len(match_detections(nobody, []).people) == 0
 
 

@@ -287,7 +287,7 @@ def run_row(
     )
     if options.multi_scale:
         extra["multi_scale"] = multi_scale_metrics(net, val_set, config.test)
-    own = options.train_set or options.val_set
+    own = options.train_set is not None or options.val_set is not None
     if experiment == "table1" and not own and (more := more_set(scale)):
         extra["more"], findings.more = measure_more(net, more, config, scale, cache)
     about = {"experiment": experiment, "row": name, "scale": scale.name, "seed": seed}
