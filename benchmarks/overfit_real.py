@@ -19,8 +19,9 @@ from pathlib import Path
 
 import torch
 
-from smpr.checkpoints import config_to_dict, load_lite0_imagenet
+from smpr.config import to_dict
 from smpr.data import PoseSet, load_set, set_hash, trainable
+from smpr.deploy.published import load_lite0_imagenet
 from smpr.evaluation import detect_set, evaluate
 from smpr.experiments.frozen import KeptSource, freeze_features, resized_sample, train_kept
 from smpr.experiments.records import environment
@@ -89,7 +90,7 @@ def main() -> None:
         "data": {"kind": "real", "set": set_hash(poses)},
         "steps": config.train.steps,
         "seed": config.train.seed,
-        "config": config_to_dict(config),
+        "config": to_dict(config),
         **environment(),
         "wall_seconds": round(time.time() - began, 1),
         "log": log,

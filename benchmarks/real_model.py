@@ -19,7 +19,7 @@ import torch
 
 from smpr.assignment import AssignConfig
 from smpr.beyond.real_people import group_metrics
-from smpr.checkpoints import config_to_dict
+from smpr.config import to_dict
 from smpr.data import PoseSet, load_set, set_hash
 from smpr.evaluation import detect_set, evaluate, read_results
 from smpr.experiments.findings import collect, write_detections
@@ -68,7 +68,7 @@ def measure(weights: str, coco: Path) -> dict:
         "scoring": found.scoring,
         "sizes": at_sizes(net, val),
         "groups": group_metrics(val, found.results),
-        "test": config_to_dict(net.test),
+        "test": to_dict(net.test),
         "card": net.card,
         "parameters": sum(p.numel() for p in net.parameters()),
         "data": {"kind": "real", "val": set_hash(val), "val_pictures": len(val)},

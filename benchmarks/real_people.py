@@ -24,8 +24,8 @@ import torch
 from ship_rendered import trained_seconds
 
 from smpr.beyond.real_people import join_sets, real_config, split_dev
-from smpr.checkpoints import config_to_dict
 from smpr.cli import change_many, start_weights, test_config
+from smpr.config import to_dict
 from smpr.data import load_set, set_hash
 from smpr.evaluation import detect_set, evaluate
 from smpr.experiments.records import environment
@@ -115,7 +115,7 @@ def main() -> None:
             "train_pictures": len(real),
             "dev_pictures": len(dev),
         },
-        "test": config_to_dict(test),
+        "test": to_dict(test),
         "config": state["config"],
         **environment(),
         "eval_seconds": round(time.time() - began, 1),

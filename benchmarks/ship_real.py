@@ -16,9 +16,9 @@ from real_model import measure
 
 import smpr
 from smpr.beyond.real_people import ladder_rows, split_dev
-from smpr.checkpoints import config_to_dict, save_weights
-from smpr.config import from_dict
+from smpr.checkpoints import save_weights
 from smpr.cli import change_many
+from smpr.config import from_dict, to_dict
 from smpr.data import PoseSet, load_set, read_json
 from smpr.evaluation import METRICS
 from smpr.settings import SmprError, load_settings
@@ -172,7 +172,7 @@ def main() -> None:
             change_many(from_dict(Config, rung["config"], a.name), changes),
         )
         card = {k: rung[k] for k in ("steps", "minutes", "seed", "start", "data", "commit")}
-        notes = {"test": config_to_dict(config.test), "card": card}
+        notes = {"test": to_dict(config.test), "card": card}
         save_weights(net, weights, notes, half=True)
         card["metrics"] = measure("real", a.coco)["metrics"]  # of what is shipped, rounding included
         save_weights(net, weights, notes, half=True)

@@ -17,8 +17,10 @@ from pathlib import Path
 import torch
 
 import smpr
-from smpr.checkpoints import config_to_dict, load_lite0_imagenet, save_weights
+from smpr.checkpoints import save_weights
+from smpr.config import to_dict
 from smpr.data import load_set, set_hash
+from smpr.deploy.published import load_lite0_imagenet
 from smpr.evaluation import METRICS, detect_set, evaluate
 from smpr.experiments.records import environment
 from smpr.inference import load
@@ -95,12 +97,12 @@ def pack(
         },
     }
     weights = assets / "rendered.safetensors"
-    save_weights(net, weights, {"test": config_to_dict(config.test), "card": card}, half=True)
+    save_weights(net, weights, {"test": to_dict(config.test), "card": card}, half=True)
     net = load(str(weights), device="cpu")  # measure what is shipped, rounding included
     metrics = evaluate(sets["val"].annotations, detect_set(net, sets["val"], config.test), net.skeleton)
     card["metrics"] = metrics
-    save_weights(net, weights, {"test": config_to_dict(config.test), "card": card}, half=True)
-    record = {"experiment": "rendered", **card, "config": config_to_dict(config), **environment()}
+    save_weights(net, weights, {"test": to_dict(config.test), "card": card}, half=True)
+    record = {"experiment": "rendered", **card, "config": to_dict(config), **environment()}
     atomic_write(settings.figures / "results" / "rendered.json", json.dumps(record, indent=1) + "\n")
     (assets / "rendered.md").write_text(
         CARD.format(

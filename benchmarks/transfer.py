@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from smpr.checkpoints import config_to_dict, load_lite0_imagenet
+from smpr.config import to_dict
 from smpr.data import PoseSet, load_set, read_json, set_hash
+from smpr.deploy.published import load_lite0_imagenet
 from smpr.evaluation import detect_set, evaluate
 from smpr.experiments.records import environment
 from smpr.model import SMPR
@@ -145,7 +146,7 @@ def run_one(name: str, a: argparse.Namespace) -> None:
                 part: {"pictures": len(s), "hash": set_hash(s)} for part, s in zip(names, parts, strict=True)
             },
         },
-        "config": config_to_dict(config),
+        "config": to_dict(config),
         **environment(),
         "wall_seconds": round(time.time() - began, 1),
     }

@@ -281,7 +281,7 @@ def run_predict(a: argparse.Namespace) -> int:
     "smpr predict: draw people, write COCO results as they come; a bad picture is reported at the end and the others go on; called again it continues."
     from tqdm import tqdm
 
-    from smpr.checkpoints import config_to_dict
+    from smpr.config import to_dict
     from smpr.inference import load, shipped_weights
 
     sources = find_sources(a.source)
@@ -293,9 +293,7 @@ def run_predict(a: argparse.Namespace) -> int:
     except OSError as e:
         raise SmprError(f"{out}: cannot be made ({e.strerror or e}); choose another --out") from None
     weights = file_digest(shipped_weights().get(str(a.weights), Path(a.weights)))
-    journal = Journal(
-        out, {"weights": weights, "test": config_to_dict(config), "threshold": a.threshold}, a.fresh
-    )
+    journal = Journal(out, {"weights": weights, "test": to_dict(config), "threshold": a.threshold}, a.fresh)
     skipped = 0
     try:
         for path in tqdm(sources, unit=" files", disable=None, mininterval=1):
@@ -563,7 +561,7 @@ def run_train(a: argparse.Namespace, changes: list[str]) -> int:
 # %% ../nbs/appendix/command.ipynb #f1e02607
 def start_weights(name: str | None, config, fitting: bool = False):
     "What training begins with: nothing, `imagenet` (the backbone only), shipped weights or a file; `fitting` takes those parts that this network has, too. Raises SmprError."
-    from smpr.checkpoints import load_lite0_imagenet
+    from smpr.deploy.published import load_lite0_imagenet
     from smpr.inference import load
     from smpr.model import SMPR, BackboneName
 
@@ -583,7 +581,7 @@ def start_weights(name: str | None, config, fitting: bool = False):
 # %% ../nbs/appendix/command.ipynb #6b03c6ff
 def run_convert(a: argparse.Namespace) -> int:
     "smpr convert: the authors' published weights into ours."
-    from smpr.checkpoints import CheckpointKind, convert_checkpoint
+    from smpr.deploy.published import CheckpointKind, convert_checkpoint
 
     if a.kind not in list(CheckpointKind):
         raise SmprError(f"--kind {a.kind}: unknown; choose {', '.join(CheckpointKind)}")

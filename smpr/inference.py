@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DecodeConfig', 'TestConfig', 'box_iou', 'soft_nms', 'best_locations', 'snap', 'place_keypoints', 'candidates',
            'select', 'decode', 'pose_overlap', 'vote', 'unmirror', 'fit_picture', 'predict_candidates', 'find_poses',
-           'shipped_weights', 'read_test', 'load', 'predict']
+           'shipped_weights', 'load', 'predict']
 
 # %% ../nbs/11_inference.ipynb #1cb504c1
 # Shapes: N pictures, P locations, M candidates, D detected poses, K keypoints.
@@ -21,8 +21,8 @@ from annotated_types import Gt, Le
 from PIL import Image
 from torch import Tensor
 
-from .checkpoints import config_from_dict, load_weights, read_notes
-from .config import Count, Options, Positive, Share, Side
+from .checkpoints import load_weights, read_notes
+from .config import Count, Options, Positive, Share, Side, from_dict
 from .data import read_image, resize_factor
 from .fuse import fold_norms
 from .model import SMPR
@@ -333,16 +333,6 @@ def shipped_weights() -> dict[str, Path]:
         if str(f).endswith(".safetensors")
     }
 
-# %% ../nbs/11_inference.ipynb #c3aa9d58
-def read_test(
-    values: dict,  # JSON, as `config_to_dict` made it
-    where: str,  # named in the error
-) -> TestConfig:
-    "The test settings inside a file. Raises SmprError."
-    values = dict(values)
-    decode = config_from_dict(DecodeConfig, values.pop("decode", {}), where)
-    return config_from_dict(TestConfig, values | {"decode": decode}, where)
-
 # %% ../nbs/11_inference.ipynb #4fca62f6
 def load(
     weights: str | Path = "real",  # a shipped name (real, rendered), or a .safetensors file
@@ -363,7 +353,7 @@ def load(
     net.load_state_dict(
         state, strict=False
     )  # names and shapes were checked; old files may lack batch counters
-    net.test = read_test(meta.get("test", {}), str(path))
+    net.test = from_dict(TestConfig, meta.get("test", {}), str(path), quiet=True)
     net.card = meta.get("card", {})
     net = fold_norms(net).to(resolve_device(device or "auto"))
     return net.to(memory_format=torch.channels_last).eval()

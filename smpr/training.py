@@ -39,11 +39,11 @@ from tqdm import tqdm
 
 from .batches import DrawSampler, TrainStream, train_loader
 from .checkpoints import load_weights, write_tensors
-from .config import Count, NotNegative, Options, Whole, to_dict
+from .config import Count, NotNegative, Options, Whole, from_dict, to_dict
 from .data import PoseSet, read_image, skipped_people
 from .evaluation import detect_set, evaluate
 from .fuse import fold_norms
-from .inference import TestConfig, find_poses, read_test
+from .inference import TestConfig, find_poses
 from .model import SMPR, ModelConfig
 from .settings import SmprError, atomic_write, file_digest, sync_path
 from .skeleton import Skeleton, draw_poses
@@ -208,7 +208,7 @@ def load_run(run: Path) -> SMPR:
     file = run_weights(run)
     saved = json.loads((file.parent / "state.json").read_text())["config"]
     net = for_testing(*load_weights(file))
-    net.test = replace(read_test(saved["test"], str(file)), bf16=saved["train"]["bf16"])
+    net.test = replace(from_dict(TestConfig, saved["test"], str(file)), bf16=saved["train"]["bf16"])
     return net
 
 # %% ../nbs/14_training.ipynb #120f94ef

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from smpr.checkpoints import config_to_dict, load_weights, save_weights
+from smpr.checkpoints import load_weights, save_weights
 from smpr.cli import EXAMPLES, change_config, config_flags, main
+from smpr.config import to_dict
 from smpr.evaluation import METRICS, check_results
 from smpr.experiments.runner import Trial
 from smpr.inference import DecodeConfig, TestConfig, load
@@ -56,7 +57,7 @@ def here(tmp_path, monkeypatch):
 def weights(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     return save_weights(
-        SMPR(SMALL), tmp_path_factory.mktemp("weights") / "tiny.safetensors", {"test": config_to_dict(TEST)}
+        SMPR(SMALL), tmp_path_factory.mktemp("weights") / "tiny.safetensors", {"test": to_dict(TEST)}
     )
 
 
@@ -513,7 +514,7 @@ def test_eval_bad_words(words, said, smpr, weights, photos, truth):
 
 
 def test_weights_of_another_network(smpr, photos, truth, tmp_path):
-    five = save_weights(SMPR(SMALL, FIVE), tmp_path / "five.safetensors", {"test": config_to_dict(TEST)})
+    five = save_weights(SMPR(SMALL, FIVE), tmp_path / "five.safetensors", {"test": to_dict(TEST)})
     assert "15" in smpr("eval", "--images", photos, "--annotations", truth, "--weights", five, code=2)
 
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from smpr.assignment import AssignConfig, Region, assign_regions, oks_positives
-from smpr.checkpoints import convert_state_dict, our_name, published_config
+from smpr.deploy.published import convert_state_dict, our_name, published_config
 from smpr.inference import DecodeConfig, decode, soft_nms
 from smpr.losses import compute_losses, heatmap_classes, make_targets
 from smpr.model import SMPR, Head

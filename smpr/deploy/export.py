@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..aggregation import DeformPath
-from ..checkpoints import config_from_dict, config_to_dict
+from ..config import from_dict, to_dict
 from ..fuse import FoldedConv, FoldedNorm, fold_norms
 from smpr.inference import (
     DecodeConfig,
@@ -37,7 +37,6 @@ from smpr.inference import (
     fit_picture,
     place_keypoints,
     predict,
-    read_test,
     unmirror,
 )
 from ..model import SMPR, ModelConfig
@@ -186,9 +185,9 @@ def make_notes(net: SMPR) -> dict[str, str]:
 
     test = getattr(net, "test", TestConfig())
     notes = {
-        "config": config_to_dict(net.config),
-        "skeleton": config_to_dict(net.skeleton),
-        "test": config_to_dict(test),
+        "config": to_dict(net.config),
+        "skeleton": to_dict(net.skeleton),
+        "test": to_dict(test),
         "digest": weights_digest(net),
         "versions": {"smpr": __version__, "torch": torch.__version__},
     }
@@ -376,9 +375,9 @@ def load_exported(path: str | Path) -> Exported:
         raise SmprError(f"{path}: the notes inside are not JSON; export it again") from None
     return Exported(
         run,
-        config_from_dict(ModelConfig, n["config"], str(path)),
-        config_from_dict(Skeleton, n["skeleton"], str(path)),
-        read_test(n["test"], str(path)),
+        from_dict(ModelConfig, n["config"], str(path)),
+        from_dict(Skeleton, n["skeleton"], str(path)),
+        from_dict(TestConfig, n["test"], str(path), quiet=True),
         n["digest"],
     )
 

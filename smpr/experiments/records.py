@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import smpr
-from ..checkpoints import config_to_dict
+from ..config import to_dict
 from ..data import PoseSet, set_hash
 from .findings import Confidence, Findings, write_detections
 from ..settings import SmprError, atomic_write, load_settings
@@ -79,7 +79,7 @@ def make_record(
         "scoring": findings.scoring,
         "data": data | {"train_pictures": len(train_set), "val_pictures": len(val_set)},
         "start": start,
-        "config": config_to_dict(config),
+        "config": to_dict(config),
         "steps": config.train.steps,
         **environment(),
         "wall_seconds": round(time.time() - began, 1),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..assignment import Region
-from ..checkpoints import config_to_dict
+from ..config import to_dict
 from ..data import PoseSet, load_set, set_hash
 from ..evaluation import METRICS, detect_set, evaluate
 from .findings import Findings, Matches, PictureOutput, collect, found_poses, match_detections
@@ -352,7 +352,7 @@ def feature_files(
     ]
     model = [config.model.backbone, net.used.start, net.used.stop, config.model.pixels, weights.hexdigest()]
     return (
-        cache / f"train-{key(model, config_to_dict(config.data), set_hash(train_set), scale.views)}.bin",
+        cache / f"train-{key(model, to_dict(config.data), set_hash(train_set), scale.views)}.bin",
         cache / f"val-{key(model, config.test.short, config.test.long, set_hash(val_set))}.bin",
     )
 
@@ -383,7 +383,7 @@ def frozen_sets(
 # %% ../../nbs/experiments/rows.ipynb #7814415d
 def kept_run(folder: Path, config: Config, scale: Scale, *more: str) -> Path:
     "The run folder of training that depends on these: another configuration, start or set has another one."
-    said = [config_to_dict(config), scale.start, scale.start_parts, torch.__version__, *more]
+    said = [to_dict(config), scale.start, scale.start_parts, torch.__version__, *more]
     return folder / f"kept-{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]}"
 
 # %% ../../nbs/experiments/rows.ipynb #f4ace3c9

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 
-from smpr.checkpoints import CheckpointKind, config_to_dict, convert_checkpoint, load_weights
+from smpr.checkpoints import load_weights
 from smpr.cli import find_sources
+from smpr.config import to_dict
 from smpr.data import load_set
+from smpr.deploy.published import CheckpointKind, convert_checkpoint
 from smpr.full_training import unpack
 from smpr.inference import load, predict, shipped_weights
 from smpr.settings import SmprError
@@ -85,7 +87,7 @@ def lying_headers(folder: Path) -> Iterator[tuple[str, Callable]]:
     def notes(config, **more):
         return json.dumps(
             {
-                "__metadata__": {"config": json.dumps(config), "skeleton": json.dumps(config_to_dict(COCO17))}
+                "__metadata__": {"config": json.dumps(config), "skeleton": json.dumps(to_dict(COCO17))}
                 | more,
                 "a": t(),
             }

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from smpr.checkpoints import config_to_dict, save_weights
+from smpr.checkpoints import save_weights
 from smpr.cli import main
+from smpr.config import to_dict
 from smpr.inference import DecodeConfig, TestConfig
 from smpr.model import SMPR, BackboneName, ModelConfig, Pixels
 from trust.guards import remove_guard
@@ -40,7 +41,7 @@ TEST = TestConfig(
 def small_weights(path: Path) -> Path:
     "A small network of random weights that finds 20 poses everywhere."
     torch.manual_seed(0)
-    return save_weights(SMPR(SMALL), path, {"test": config_to_dict(TEST)})
+    return save_weights(SMPR(SMALL), path, {"test": to_dict(TEST)})
 
 
 def make_pictures(folder: Path, count: int, broken: tuple[int, ...] = ()) -> Path:
