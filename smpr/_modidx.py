@@ -385,7 +385,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'smpr/experiments/rows.py'),
                                        'smpr.experiments.rows._train_whole': ( 'experiments/rows.html#_train_whole',
                                                                                'smpr/experiments/rows.py'),
-                                       'smpr.experiments.rows._typed': ('experiments/rows.html#_typed', 'smpr/experiments/rows.py'),
                                        'smpr.experiments.rows.apply_parameters': ( 'experiments/rows.html#apply_parameters',
                                                                                    'smpr/experiments/rows.py'),
                                        'smpr.experiments.rows.feature_files': ( 'experiments/rows.html#feature_files',

@@ -27,6 +27,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from tqdm import tqdm
 
 from ..batches import collate
+from ..config import Count, NotNegative, Options, Positive, Share
 from ..data import PictureRecord, PoseSet, resize_factor
 from ..evaluation import coco_results, evaluate
 from ..experiments.findings import Confidence, Findings, true_oks
@@ -80,33 +81,29 @@ def person_targets(
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #153f7438
 @dataclass(frozen=True)
-class TopDownConfig:
+class TopDownConfig(Options):
     "Keypoint R-CNN in numbers. The defaults are torchvision's."
 
-    anchors: tuple[tuple[int, ...], ...] = (
+    anchors: tuple[tuple[Count, ...], ...] = (
         (32,),
         (64,),
         (128,),
         (256,),
         (512,),
-    )  # px, for each level the sides of the squares that anchors are stretched from
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height by width of anchors
-    proposals: tuple[int, int] = (
+    )  # px, squares of each level
+    ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)  # height by width of anchors
+    proposals: tuple[Count, Count] = (
         2000,
         2000,
-    )  # boxes of the first stage: kept of each level, and of all after suppression (torchvision: 1000 of each when testing)
-    anchor_samples: int = 256  # anchors of a picture from which the first stage learns
-    box_samples: int = 512  # proposals of a picture from which the second stage learns
-    person_share: float = 0.25  # of those, at most so many with a person
-    readings: int = 2  # of the map in each bin, along each side
-    box_width: int = 1024  # neurons between the 7 x 7 grid and the box
-    keypoint_layers: tuple[int, ...] = (
-        512,
-    ) * 8  # channels of the convolutions between the 14 x 14 grid and the heatmaps
-    margin: float = 0.1  # of the longer side, added on each side of a box of keypoints
-    sure_at: float = (
-        20.0  # logit of a heatmap from which on its keypoint counts as sure (torchvision: no such score)
-    )
+    )  # of the first stage: of each level, of all (torchvision: 1000)
+    anchor_samples: Count = 256  # anchors of a picture from which the first stage learns
+    box_samples: Count = 512  # proposals of a picture from which the second stage learns
+    person_share: Share = 0.25  # of those, at most so many with a person
+    readings: Count = 2  # of the map in each bin, along each side
+    box_width: Count = 1024  # neurons between the 7 x 7 grid and the box
+    keypoint_layers: tuple[Count, ...] = (512,) * 8  # channels between the 14 x 14 grid and the heatmaps
+    margin: NotNegative = 0.1  # of the longer side, added on each side of a box of keypoints
+    sure_at: float = 20.0  # logit from which on a keypoint counts as sure (torchvision: no such score)
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #5f0fc5fb
 def top_down_config(scale: Scale) -> TopDownConfig:
