@@ -24,7 +24,7 @@ import torch
 from ship_rendered import trained_seconds
 
 from smpr.beyond.real_people import join_sets, real_config, split_dev
-from smpr.cli import change_many, start_weights, test_config
+from smpr.cli import Passing, change_many, start_weights
 from smpr.config import to_dict
 from smpr.data import load_set, set_hash
 from smpr.evaluation import detect_set, evaluate
@@ -90,7 +90,8 @@ def main() -> None:
         )
     if int(os.environ.get("RANK", 0)):
         return
-    began, net, test = time.time(), load_run(run), test_config(config.test, a)
+    tested = Passing(flip=a.flip, scales=a.scales or (), snap=a.snap)
+    began, net, test = time.time(), load_run(run), tested.test(config.test)
     metrics = evaluate(dev, detect_set(net, dev, test))
     state = json.loads((find_checkpoint(run / "last") / "state.json").read_text())
     record = {

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from smpr.checkpoints import load_weights, save_weights
-from smpr.cli import EXAMPLES, change_config, config_flags, main
-from smpr.config import to_dict
+from smpr.cli import EXAMPLES, change_many, flag_text, main
+from smpr.config import SmprError, change, flat, to_dict
 from smpr.evaluation import METRICS, check_results
 from smpr.experiments.runner import Trial
 from smpr.inference import DecodeConfig, TestConfig, load
@@ -145,12 +145,15 @@ def test_help_has_an_example(name, capsys):
     assert stop.value.code == 0 and f"example: {EXAMPLES[name]}" in capsys.readouterr().out
 
 
-def test_help_needs_no_torch():
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"], ["predict", "--help"]])
+def test_help_needs_no_torch(words):
     code = (
-        "import sys, smpr.cli; smpr.cli.make_parser().format_help(); "
+        "import contextlib, sys, smpr.cli\n"
+        f"with contextlib.suppress(SystemExit): smpr.cli.main({words})\n"
         "assert not {'torch', 'timm', 'matplotlib'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "smpr" in said
 
 
 def test_as_a_module():
@@ -171,7 +174,9 @@ def test_as_a_module():
         ["predict"],
         ["predict", "a.png", "--loud"],
         ["data", "burn"],
-        ["reproduce", "--seeds", "two"],
+        ["data", "check", "--report"],
+        ["convert", "a.pth", "b.safetensors"],
+        ["render"],
     ],
     ids=" ".join,
 )
@@ -184,16 +189,49 @@ def test_bad_words(words, smpr):
 
 @pytest.mark.parametrize("config", [Config(), small_config()], ids=["paper", "small"])
 def test_every_setting_is_a_flag(config):
-    def text(v):
-        return ",".join(map(str, v)) if isinstance(v, tuple) else str(v)
+    other = small_config() if config == Config() else Config()
+    words = [word for name, value in flat(config).items() for word in (f"--{name}", flag_text(value))]
+    assert change_many(other, words) == config
+    assert change_many(other, [f"{flag}={text}" for flag, text in zip(words[::2], words[1::2])]) == config
 
-    for name, value in config_flags(config).items():
-        assert change_config(config, name, text(value)) == config, name
+
+RANGES = {  # flags, and what their one line says: the flag, and what it takes
+    "train --train.lr -1": ("--train.lr", "above 0"),
+    "train --train.lr 1x2": ("--train.lr", "a number"),
+    "train --train.batch none": ("--train.batch", "a whole number"),
+    "train --data.flip 7": ("--data.flip", "from 0 to 1"),
+    "train --data.zoom 2,0.5": ("--data.zoom", "smallest first"),
+    "train --data.zoom 0.8": ("--data.zoom", "2 values"),
+    "train --train.bf16 perhaps": ("--train.bf16", "true or false"),
+    "train --test.decode.keep 0": ("--test.decode.keep", "at least 1"),
+    "train --steps 0": ("--steps", "at least 1"),
+    "train --minutes soon": ("--minutes", "a number above 0"),
+    "train --eval_every 0": ("--eval_every", "at least 1"),
+    "predict a.png --threshold high": ("--threshold", "a number"),
+    "predict a.png --snap -1": ("--snap", "at least 0"),
+    "eval --images x --annotations y --scales 400,big": ("--scales", "a whole number"),
+    "reproduce --seeds two": ("--seeds", "a whole number"),
+    "reproduce --scale huge": ("--scale", "smoke, mini, gpu, coco"),
+    "render out --count -3": ("--count", "at least 0"),
+}
+
+
+@pytest.mark.parametrize("line", RANGES)
+def test_a_wrong_value_names_flag_and_range(line, smpr):
+    flag, said = RANGES[line]
+    error = smpr(*line.split(), code=2)
+    assert error.startswith(f"smpr: error: {flag} is ") and said in error
+
+
+def test_shell_and_python_say_the_same(smpr):
+    with pytest.raises(SmprError) as e:
+        change(Config(), "train.lr", "-1")
+    assert smpr("train", "--train.lr", "-1", code=2).endswith(str(e.value).partition("TrainConfig.")[2])
 
 
 def test_list(smpr):
     lines = smpr("train", "--list").splitlines()
-    assert len(lines) == len(config_flags(Config())) and "--train.lr 0.001" in lines
+    assert len(lines) == len(flat(Config())) and "--train.lr 0.001" in lines
 
 
 # predict
@@ -216,7 +254,7 @@ def test_predict_takes_flip_and_scales(smpr, weights, photos):
     smpr("predict", photos / "a.png", "--weights", weights, "--out", "many", "--flip", "--scales", "72,96")
     one, many = (json.loads(Path(n, "results.json").read_text()) for n in ("one", "many"))
     assert len(one) == len(many) == 20 and one != many
-    assert "400,600,800" in smpr("predict", photos, "--weights", weights, "--scales", "big", code=2)
+    assert "a whole number" in smpr("predict", photos, "--weights", weights, "--scales", "big", code=2)
 
 
 def test_predict_shipped_weights(smpr, photos):
@@ -272,16 +310,16 @@ def test_out_is_no_folder(smpr, weights, photos):
 
 
 def test_interrupted(smpr, weights, photos, monkeypatch):
-    import smpr.inference as inference
+    import smpr.command.media as media
 
-    real = inference.predict
+    real = media.predict
 
     def predict(model, source, config=None):
         if Path(source).name == "c.webp":
             raise KeyboardInterrupt
         return real(model, source, config)
 
-    monkeypatch.setattr(inference, "predict", predict)
+    monkeypatch.setattr(media, "predict", predict)
     smpr("predict", photos, "--weights", weights, "--out", "drawn", code=130)
     assert len(json.loads(Path("drawn/images.json").read_text())) == 2
 
@@ -359,7 +397,7 @@ def test_full_disk_while_writing_a_video(tmp_path):
         import resource, sys, numpy as np
         from pathlib import Path
         from PIL import Image
-        from smpr.cli import write_video
+        from smpr.command.media import write_video
         from smpr.settings import SmprError
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
         rng = np.random.default_rng(0)
@@ -671,9 +709,9 @@ def test_train_five_keypoints(smpr, photos):
 @pytest.mark.parametrize(
     "words,said",
     [
-        (["--train.lr", "fast"], "--train.lr fast"),
+        (["--train.lr", "fast"], "--train.lr is 'fast'"),
         (["--train.speed", "1"], "--train.speed"),
-        (["--train.lr"], "pairs"),
+        (["--train.lr"], "Missing value for argument '--train.lr'"),
         (["--model.backbone", "vgg"], "vgg"),
         (["--images", "photos"], "give both"),
         (["--val-images", "photos"], "give both"),
@@ -706,7 +744,8 @@ def test_data_check(smpr, photos, truth):
 
 def test_data_coco(smpr, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr("smpr.full_training.download_coco", lambda root, *parts: asked.append((root, *parts)))
+    place = "smpr.command.coco_files.download_coco"
+    monkeypatch.setattr(place, lambda root, *parts: asked.append((root, *parts)))
     smpr("data", "coco", "--root", "here", "--part", "val2017", "--part", "annotations")
     assert asked == [(Path("here"), ("val", "annotations"))]
     monkeypatch.undo()
@@ -738,7 +777,7 @@ def test_reproduce(smpr, monkeypatch):
         ("table2", "coco", 1, None, Trial(2, 1), "tcp://here:8786"),
     ]
     monkeypatch.undo()
-    assert "--steps 0" in smpr("reproduce", "--steps", "0", code=2) and "give both" in smpr(
+    assert "--steps is '0'" in smpr("reproduce", "--steps", "0", code=2) and "give both" in smpr(
         "reproduce", "--images", "x", code=2
     )
     assert "table9" in smpr("reproduce", "table9", code=2)

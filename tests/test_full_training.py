@@ -17,8 +17,9 @@ import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
 
+from smpr.command.coco_files import COCO_PARTS, check_coco, download_coco, fetch
 from smpr.data import load_set
-from smpr.full_training import COCO_PARTS, check_coco, coco_config, coco_set, download_coco, fetch
+from smpr.full_training import coco_config, coco_set
 from smpr.settings import SmprError
 from smpr.training import read_log, train
 from smpr.update import Config

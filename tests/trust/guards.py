@@ -176,7 +176,7 @@ GUARDS = {
     "no code in weights": Guard("pickles are read as tensors only", _any_pickle, "test_hostile_files"),
     "zip members": Guard(
         "archive members stay below their folder",
-        Put("full_training.unpack", _extract_all),
+        Put("command.coco_files.unpack", _extract_all),
         "test_hostile_files",
     ),
     "limits of a network": Guard(
@@ -185,7 +185,9 @@ GUARDS = {
         "test_hostile_files",
     ),
     "journal": Guard(
-        "predict knows what it has done", Put("cli.Journal.knows", lambda *a: False), "test_predict_goes_on"
+        "predict knows what it has done",
+        Put("command.media.Journal.knows", lambda *a: False),
+        "test_predict_goes_on",
     ),
     "row lock": Guard(
         "two calls do not run one row",

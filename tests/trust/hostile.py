@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from smpr.checkpoints import load_weights
-from smpr.cli import find_sources
+from smpr.command.coco_files import unpack
+from smpr.command.media import find_sources
 from smpr.config import to_dict
 from smpr.data import load_set
 from smpr.deploy.published import CheckpointKind, convert_checkpoint
-from smpr.full_training import unpack
 from smpr.inference import load, predict, shipped_weights
 from smpr.settings import SmprError
 from smpr.skeleton import COCO17
