@@ -88,7 +88,7 @@ def soft_nms(
     min_score: float = 0.001,  # scores below end up nowhere
     keep: int | None = None,  # stop after so many
 ) -> tuple[Tensor, Tensor]:  # picked indices, best first, and their decayed scores
-    "Linear Soft-NMS: take the best, multiply the scores of its neighbours by 1 - IoU, repeat (Sec. IV-A; linear: published code)."
+    "Linear Soft-NMS: take the best, multiply its neighbours' scores by 1 - IoU, repeat (published code)."
     b, left = boxes.detach().cpu().numpy(), scores.detach().cpu().numpy().copy()
     picked, values, free = [], [], np.ones(len(left), bool)
     for _ in range(len(left) if keep is None else min(keep, len(left))):
@@ -100,10 +100,8 @@ def soft_nms(
         left[best], free[best] = -1, False
         overlap = box_iou(b[best], b)
         left = np.where(free & (overlap > iou), left * (1 - overlap), left)
-    return (
-        torch.tensor(picked, dtype=torch.long, device=boxes.device),
-        torch.from_numpy(np.array(values, left.dtype)).to(scores.device),
-    )
+    order = torch.tensor(picked, dtype=torch.long, device=boxes.device)
+    return order, torch.from_numpy(np.array(values, left.dtype)).to(scores.device)
 
 # %% ../nbs/11_inference.ipynb #5d0c2e71
 def best_locations(
@@ -130,10 +128,11 @@ def snap(
     power: float = 4.0,  # of the probability
     only: Tensor | None = None,  # (M,) bool: the poses to move; None: all
 ) -> Tensor:  # (M, K, 2) px
-    "Keypoints moved to where the heatmap sees them, near where the pose has them (ours). Raises SmprError without a heatmap."
+    "Keypoints moved to where the heatmap sees them, near the pose (ours). Raises SmprError without one."
     if heatmap is None:
+        why = "model.heatmap is false, or a file exported without it"
         raise SmprError(
-            "DecodeConfig: snap asks the heatmap branch, and there is none (model.heatmap is false, or a file exported without it); give snap None"
+            f"DecodeConfig: snap asks the heatmap branch, and there is none ({why}); give snap None"
         )
     k, sigmas = (keypoints if only is None else keypoints[only]), sigmas.to(keypoints)
     p = heatmap.float().sigmoid()
@@ -141,16 +140,15 @@ def snap(
     side = (k.amax(1) - k.amin(1)).prod(-1).clamp(min=1).sqrt()
     std = (width * 2 * sigmas * side[:, None] / stride).clamp(min=0.5)[..., None]  # (M, K, 1) cells
     y, x = (torch.arange(n, device=k.device, dtype=k.dtype) for n in p.shape[1:])
-    bell = lambda axis, i: torch.exp(
-        -((axis - (k[..., i, None] / stride - 0.5)) ** 2) / (2 * std**2)
-    )  # (M, K, h or w)
-    by, bx = bell(y, 1), bell(x, 0)
-    rows = lambda weight: (
-        torch.einsum("mky,kyx->mkx", weight, p) * bx
-    )  # summed over rows, times the bell of columns
-    found = rows(by)
+    bx, by = (  # (M, K, w), (M, K, h)
+        torch.exp(-((axis - (k[..., i, None] / stride - 0.5)) ** 2) / (2 * std**2))
+        for i, axis in enumerate((x, y))
+    )
+    found, tall = (
+        torch.einsum("mky,kyx->mkx", weight, p) * bx for weight in (by, by * y)
+    )  # summed over rows
     total = found.sum(-1)
-    mean = torch.stack([(found * x).sum(-1), rows(by * y).sum(-1)], -1) / total.clamp(min=1e-30)[..., None]
+    mean = torch.stack([(found * x).sum(-1), tall.sum(-1)], -1) / total.clamp(min=1e-30)[..., None]
     moved = torch.where((total > 1e-30)[..., None], (mean + 0.5) * stride, k)  # nothing in reach: it stays
     return moved if only is None else keypoints.masked_scatter(only[:, None, None], moved)
 
@@ -164,23 +162,13 @@ def place_keypoints(
     sigmas: Tensor | None,  # (K,), for `config.snap`
     config: DecodeConfig,
 ) -> Tensor:  # (M, K, 2) px
-    "Poses inside the picture (published code); the likely ones snapped to the heatmap if `config` says so (beyond/snapping). Raises SmprError."
-    inside = lambda k: torch.minimum(
-        k.clamp(min=0), torch.tensor([size[1] - 1.0, size[0] - 1.0], device=k.device)
-    )
-    if config.snap is None:
-        return inside(keypoints)
-    return inside(
-        snap(
-            inside(keypoints),
-            heatmap,
-            stride,
-            sigmas,
-            config.snap,
-            config.snap_power,
-            person > config.score_threshold,
-        )
-    )
+    "Poses inside the picture (published code), the likely ones snapped if asked (ours). Raises SmprError."
+    last = torch.tensor([size[1] - 1.0, size[0] - 1.0], device=keypoints.device)
+    k = torch.minimum(keypoints.clamp(min=0), last)
+    if config.snap is not None:
+        likely = person > config.score_threshold
+        k = snap(k, heatmap, stride, sigmas, config.snap, config.snap_power, likely)
+    return torch.minimum(k.clamp(min=0), last)
 
 
 def candidates(
@@ -191,18 +179,14 @@ def candidates(
     config: DecodeConfig = DecodeConfig(),
     sigmas: Tensor | None = None,  # (K,), for `config.snap`
 ) -> Candidates:
-    "The best locations of every level as poses inside the picture (published code). Raises SmprError when asked to snap without a heatmap."
-    p, c = confidence(pred.person_logits[n], None if pred.score_logits is None else pred.score_logits[n])
+    "The best locations of every level as poses inside the picture (published code). May raise SmprError."
+    scores, heatmaps = pred.score_logits, pred.heatmap_logits
+    p, c = confidence(pred.person_logits[n], None if scores is None else scores[n])
     best = best_locations(c, pred.strides, config.level_top)
-    k, p, c = (
-        decode_pose(pred.pose[n, best].float(), pred.locations[best], pred.strides[best]),
-        p[best],
-        c[best],
-    )
-    marks = None if pred.heatmap_logits is None else pred.heatmap_logits[n]
-    return Candidates(
-        place_keypoints(k, p, size, marks, pred.level_strides[0], sigmas, config) / factor, p, c
-    )
+    k = decode_pose(pred.pose[n, best].float(), pred.locations[best], pred.strides[best])
+    marks = None if heatmaps is None else heatmaps[n]
+    k = place_keypoints(k, p[best], size, marks, pred.level_strides[0], sigmas, config)
+    return Candidates(k / factor, p[best], c[best])
 
 # %% ../nbs/11_inference.ipynb #92097899
 def select(found: Candidates, config: DecodeConfig = DecodeConfig()) -> Poses:
@@ -244,7 +228,7 @@ def vote(
     config: DecodeConfig,  # its `vote`, and who is likely
     sigmas: Tensor,  # (K,)
 ) -> Poses:  # scores and order unchanged
-    "Every pose becomes the average of the likely candidates that are alike, weighted by score times OKS (box voting, for poses)."
+    "Every pose becomes the average of likely candidates that are alike, weighted by score times OKS (ours)."
     if config.vote is None or not len(poses.scores):
         return poses
     likely = found.person > config.score_threshold
@@ -270,7 +254,7 @@ def fit_picture(
     long: int,  # px, as in TestConfig
     mirrored: bool = False,
 ) -> tuple[Tensor, tuple[int, int], float]:
-    "A picture as the network takes it, (1, 3, H', W') uint8; its height and width inside the padding, px; the resize factor."
+    "A picture for the network, (1, 3, H', W') uint8; (height, width) inside the padding; resize factor."
     h, w = image.shape[:2]
     factor = resize_factor((h, w), short, long)
     size = max(1, int(h * factor + 0.5)), max(1, int(w * factor + 0.5))
@@ -312,16 +296,16 @@ def find_poses(
     config: TestConfig = TestConfig(),
     see: Callable[
         ..., Candidates
-    ] = predict_candidates,  # how one pass is done; `smpr.deploy.export` has another way
+    ] = predict_candidates,  # how one pass is done; exported files have another way
 ) -> Poses:
-    "The people in one picture: all passes' candidates together, one selection (published code), then the vote if there is one."
+    "The people in one picture: all passes' candidates together, one selection (published code), then a vote."
     passes = [
         see(model, image, short, long, m, config.decode, config.bf16)
         for short, long in config.passes
         for m in ((False, True) if config.flip else (False,))
     ]
-    join = lambda name: torch.cat([getattr(c, name) for c in passes])
-    found = Candidates(join("keypoints"), join("person"), join("confidence"))
+    fields = ("keypoints", "person", "confidence")
+    found = Candidates(*(torch.cat([getattr(c, f) for c in passes]) for f in fields))
     return vote(select(found, config.decode), found, config.decode, torch.tensor(model.skeleton.sigmas))
 
 # %% ../nbs/11_inference.ipynb #b0a43919
@@ -338,21 +322,18 @@ def load(
     weights: str | Path = "real",  # a shipped name (real, rendered), or a .safetensors file
     device: str | None = None,  # auto, cpu, cuda or cuda:N; None: auto
 ) -> SMPR:
-    "A network ready for `predict`; its attributes `test` and `card` hold test settings and what is known of its training. Raises SmprError."
+    "A network ready for `predict`; `test` holds its test settings, `card` its training. Raises SmprError."
     shipped = shipped_weights()
     path = shipped.get(str(weights), Path(weights))
     if not path.is_file():
-        raise SmprError(
-            f"{weights}: no such weights; shipped are {', '.join(sorted(shipped)) or 'none'}, or give a .safetensors file"
-        )
+        names = ", ".join(sorted(shipped)) or "none"
+        raise SmprError(f"{weights}: no such weights; shipped are {names}, or give a .safetensors file")
     config, skeleton, state = load_weights(path)
     meta = read_notes(path).get("meta", {})
     if not all(t.isfinite().all() for t in state.values()):
         raise SmprError(f"{path}: the weights hold NaN or infinity; take an earlier checkpoint")
     net = SMPR(config, skeleton)
-    net.load_state_dict(
-        state, strict=False
-    )  # names and shapes were checked; old files may lack batch counters
+    net.load_state_dict(state, strict=False)  # old files may lack batch counters; the rest is checked
     net.test = from_dict(TestConfig, meta.get("test", {}), str(path), quiet=True)
     net.card = meta.get("card", {})
     net = fold_norms(net).to(resolve_device(device or "auto"))

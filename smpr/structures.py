@@ -112,7 +112,7 @@ class Result:
         return len(self.scores)
 
     def draw(self, threshold: float = 0.2, scale: float | None = None) -> Image.Image:
-        "The picture with all poses of at least `threshold`; small pictures are enlarged, limbs can then be seen."
+        "The picture with all poses of at least `threshold`; small pictures are enlarged, so that limbs show."
         h, w = self.image.shape[:2]
         scale = scale or max(1.0, 480 / max(h, w))
         size = round(w * scale), round(h * scale)
@@ -143,9 +143,7 @@ class Result:
         kind, buffer = Image.registered_extensions().get(Path(path).suffix.lower()), io.BytesIO()
         if kind not in Image.SAVE:
             ending = Path(path).suffix
-            raise SmprError(
-                f"{path}: pictures cannot be written with the ending '{ending}'; use .png or .jpg"
-            )
+            raise SmprError(f"{path}: no picture can be written with the ending '{ending}'; use .png or .jpg")
         self.draw(threshold).save(buffer, kind)
         return atomic_write(Path(path), buffer.getvalue())
 
