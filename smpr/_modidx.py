@@ -959,7 +959,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'smpr.training.Stopped': ('training.html#stopped', 'smpr/training.py'),
                                'smpr.training.Stopped.__init__': ('training.html#stopped.__init__', 'smpr/training.py'),
                                'smpr.training.averaged': ('training.html#averaged', 'smpr/training.py'),
-                               'smpr.training.check_same_config': ('training.html#check_same_config', 'smpr/training.py'),
                                'smpr.training.check_seal': ('training.html#check_seal', 'smpr/training.py'),
                                'smpr.training.end_now': ('training.html#end_now', 'smpr/training.py'),
                                'smpr.training.find_checkpoint': ('training.html#find_checkpoint', 'smpr/training.py'),

@@ -123,11 +123,9 @@ _adapter = cache(partial(TypeAdapter, config=ConfigDict(allow_inf_nan=False)))
 def checked(kind, value):
     "The value as its type asks for. Raises ValueError."
     base, _, optional = take_apart(kind)
-    if is_dataclass(base):
-        if not isinstance(value, base):
-            raise ValueError
+    if is_dataclass(base) and isinstance(value, base):
         return value
-    if isinstance(value, bool) and base is not bool:
+    if is_dataclass(base) or (isinstance(value, bool) and base is not bool):
         raise ValueError
     if isinstance(value, str) and base is not str:
         value = read_text(value, base, optional)
@@ -155,14 +153,12 @@ class Options:
     @classmethod
     def preset(cls, variant: str, **changes) -> Self:
         "Every option where paper and published code differ set to one of them."
-        given = {}
-        for name, kind in field_types(cls).items():
-            base = take_apart(kind)[0]
-            if is_dataclass(base):
-                given[name] = base.preset(variant)
-            elif isinstance(base, type) and set(getattr(base, "__members__", ())) == {"PAPER", "CODE"}:
-                given[name] = variant
-        return cls(**given | changes)
+        kinds = {name: take_apart(kind)[0] for name, kind in field_types(cls).items()}
+        inside = {n: k.preset(variant) for n, k in kinds.items() if is_dataclass(k)}
+        here = {
+            n: variant for n, k in kinds.items() if set(getattr(k, "__members__", ())) == {"PAPER", "CODE"}
+        }
+        return cls(**inside | here | changes)
 
 # %% ../nbs/appendix/config.ipynb #d5065fdf
 def flat(config, prefix: str = "") -> dict[str, object]:
@@ -174,11 +170,7 @@ def flat(config, prefix: str = "") -> dict[str, object]:
     return out
 
 
-def change(
-    config,
-    name: str,  # train.lr
-    value,  # also as text
-):
+def change(config, name: str, value):  # name: train.lr; value: also as text
     "The configuration with one field changed. Raises `SmprError`."
     first, _, rest = name.partition(".")
     known = [f.name for f in fields(config)] if is_dataclass(config) else []

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['pack_optimizer', 'unpack_optimizer', 'seal', 'check_seal', 'write_state', 'save_checkpoint', 'find_checkpoint',
-           'check_same_config', 'load_checkpoint', 'run_weights', 'for_testing', 'load_run', 'peak_memory', 'RunLog',
-           'read_log', 'averaged', 'measure', 'pose_sheet', 'move_to_front', 'find_run', 'open_run', 'RunConfig',
-           'Keeper', 'step_batches', 'Source', 'Stopped', 'StopSignals', 'one_line_errors', 'end_now', 'train']
+           'load_checkpoint', 'run_weights', 'for_testing', 'load_run', 'peak_memory', 'RunLog', 'read_log', 'averaged',
+           'measure', 'pose_sheet', 'move_to_front', 'find_run', 'open_run', 'RunConfig', 'Keeper', 'step_batches',
+           'Source', 'Stopped', 'StopSignals', 'one_line_errors', 'end_now', 'train']
 
 # %% ../nbs/14_training.ipynb #1c1c2780
 # Shapes: N images, P locations, K keypoints.
@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from .batches import DrawSampler, TrainStream, train_loader
 from .checkpoints import load_weights, write_tensors
-from .config import Count, NotNegative, Options, Whole, from_dict, to_dict
+from .config import Count, NotNegative, Options, Whole, check_same, from_dict, to_dict
 from .data import PoseSet, read_image, skipped_people
 from .evaluation import detect_set, evaluate
 from .fuse import fold_norms
@@ -151,26 +151,12 @@ def find_checkpoint(*folders: Path) -> Path | None:
             return folder
     return None
 
-# %% ../nbs/14_training.ipynb #eab6910a
-def check_same_config(saved: dict, config: Config, where: Path) -> None:
-    "Raises `SmprError` naming the first option that differs from a saved run's; only `test` options may."
-    for section in ("model", "assign", "loss", "data", "train"):
-        was, now = saved.get(section, {}), to_dict(getattr(config, section))
-        usual = to_dict(type(getattr(config, section))())
-        if absent := [name for name in now if name not in was]:
-            said = f"{section} without {', '.join(absent)}; defaults count"
-            print(f"smpr: {where}: {said}", file=sys.stderr)
-        for name, value in now.items():
-            if (before := was.get(name, usual[name])) != value:
-                said = f"{where}: was trained with {section}.{name} {before}, now it is {value}"
-                raise SmprError(f"{said}; give the same value to resume, or choose another run folder")
-
 # %% ../nbs/14_training.ipynb #9c17b50a
 def load_checkpoint(folder: Path, state: TrainState, config: Config) -> dict:
     "Continue `state` from a checkpoint; returns its JSON. Raises `SmprError` if it is broken or not ours."
     try:
         saved = json.loads((folder / "state.json").read_text())
-        check_same_config(saved["config"], config, folder)
+        check_same(saved["config"], config, folder)
         state.net.load_state_dict(load_file(folder / "model.safetensors"))
         if state.ema:
             average = load_file(folder / "ema.safetensors")
