@@ -231,25 +231,6 @@ def load_set(
     return PoseSet(Path(images), path, records, skeleton)
 
 # %% ../nbs/09_data.ipynb #113740ec
-def _record(image: dict, people: list[dict], K: int, source: str) -> PictureRecord:
-    "One image entry and its annotations as arrays."
-    keypoints = [read_keypoints(a, K, source) for a in people]
-    counts = [a.get("num_keypoints", (k[:, 2] > 0).sum()) for a, k in zip(people, keypoints)]
-    return PictureRecord(
-        image["id"],
-        image["file_name"],
-        int(image["width"]),
-        int(image["height"]),
-        np.array(keypoints, float).reshape(-1, K, 3),
-        np.array([_area(a, source) for a in people], float),
-        np.array([a.get("iscrowd", 0) for a in people], bool),
-        np.array([a.get("bbox", [0] * 4) for a in people], float).reshape(-1, 4),
-        np.array(counts, int),
-        tuple(a["id"] for a in people if "area" not in a),
-        image.get("coco_split"),
-    )
-
-# %% ../nbs/09_data.ipynb #3bcc41eb
 def _area(annotation: dict, source: str) -> float:
     "The area of one annotation in px^2; 0, which training skips, when the field is missing."
     area = annotation.get("area", 0)
@@ -257,6 +238,24 @@ def _area(annotation: dict, source: str) -> float:
         who = f"{source}: annotation {annotation['id']}"
         raise SmprError(f"{who}: area is {area!r:.60}, not a number of px^2; fix it")
     return float(area)
+
+
+def _record(image: dict, people: list[dict], K: int, source: str) -> PictureRecord:
+    "One image entry and its annotations as arrays."
+    keypoints = np.array([read_keypoints(a, K, source) for a in people], float).reshape(-1, K, 3)
+    labelled = (keypoints[..., 2] > 0).sum(1)
+    return PictureRecord(
+        image["id"],
+        image["file_name"],
+        *(int(image[side]) for side in ("width", "height")),
+        keypoints,
+        areas=np.array([_area(a, source) for a in people], float),
+        crowd=np.array([a.get("iscrowd", 0) for a in people], bool),
+        boxes=np.array([a.get("bbox", [0] * 4) for a in people], float).reshape(-1, 4),
+        labelled=np.array([a.get("num_keypoints", n) for a, n in zip(people, labelled)], int),
+        unsized=tuple(a["id"] for a in people if "area" not in a),
+        split=image.get("coco_split"),
+    )
 
 # %% ../nbs/09_data.ipynb #5b735afb
 MOST_PIXELS = 120_000_000  # of a picture; decoded, that is 360 MB

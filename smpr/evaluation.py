@@ -90,28 +90,21 @@ METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL
 
 # %% ../nbs/12_evaluation.ipynb #da57b7a3
 def coco_truth(poses: PoseSet) -> dict:
-    """A set as a COCO document with complete annotations, ids from 1. Raises SmprError for a person without
-    an area."""
-    pictures, people = {r.id: r for r in poses.records}, []
-    for r in pictures.values():
+    "A set as a complete COCO document, annotation ids from 1. Raises SmprError for a person without an area."
+    pictures, people = {r.id: r for r in poses.records}.values(), []
+    for r in pictures:
         if r.unsized:
             who = f"{poses.annotations}: annotation {r.unsized[0]}"
             raise SmprError(f"{who} has no area, and OKS needs it; add it")
+        flat = r.keypoints.reshape(len(r.areas), 3 * poses.skeleton.K)
         boxes = np.zeros((len(r.areas), 4)) if r.boxes is None else r.boxes
         labelled = (r.keypoints[..., 2] > 0).sum(1) if r.labelled is None else r.labelled
-        arrays = (
-            r.keypoints.reshape(len(r.areas), 3 * poses.skeleton.K),
-            r.areas,
-            r.crowd.astype(int),
-            boxes,
-            labelled,
-        )
-        for k, area, crowd, box, count in zip(*(a.tolist() for a in arrays), strict=True):
-            person = {"id": len(people) + 1, "image_id": r.id, "category_id": 1, "iscrowd": crowd}
-            people.append(person | {"area": area, "bbox": box, "keypoints": k, "num_keypoints": count})
-    images = [
-        {"id": r.id, "file_name": r.file, "width": r.width, "height": r.height} for r in pictures.values()
-    ]
+        names = ("keypoints", "area", "iscrowd", "bbox", "num_keypoints")
+        columns = [a.tolist() for a in (flat, r.areas, r.crowd.astype(int), boxes, labelled)]
+        for values in zip(*columns, strict=True):
+            person = {"id": len(people) + 1, "image_id": r.id, "category_id": 1}
+            people.append(person | dict(zip(names, values)))
+    images = [{"id": r.id, "file_name": r.file, "width": r.width, "height": r.height} for r in pictures]
     return {"images": images, "annotations": people, "categories": [{"id": 1, "name": "person"}]}
 
 # %% ../nbs/12_evaluation.ipynb #66bf26fd
@@ -155,8 +148,7 @@ def evaluate(
     skeleton: Skeleton = COCO17,  # of a file; a set brings its own
     image_ids: list | None = None,  # only these pictures; None: all that are listed
 ) -> dict[str, float]:  # the ten COCO numbers as fractions; -1 where nobody is of that kind
-    """COCO keypoint AP and AR by pycocotools (20 detections a picture). Raises SmprError for what cannot be
-    counted."""
+    "COCO keypoint AP and AR by pycocotools (20 detections a picture). Raises SmprError."
     poses = truth if isinstance(truth, PoseSet) else load_set(Path(), truth, skeleton)
     known = {r.id for r in poses.records}
     check_results(results, poses.skeleton.K, known)
@@ -186,24 +178,17 @@ def score_vs_oks(
     results: list[dict],  # COCO results
     poses: PoseSet,  # the set with the truth
 ) -> tuple[np.ndarray, np.ndarray]:  # score and best OKS of each detection, (D,) each
-    """Score and true quality of every detection: its best OKS with a labelled person of its picture (0 when
-    there is none)."""
-    by_id, scores, best = {r.id: r for r in poses.records}, [], []
+    "Score and true quality of every detection: its best OKS with a labelled person of its picture, or 0."
+    by_id, best = {r.id: r for r in poses.records}, []
     check_results(results, poses.skeleton.K, set(by_id))
     sigmas = torch.tensor(poses.skeleton.sigmas)
     for entry in results:
         r = by_id[entry["image_id"]]
         seen = (r.keypoints[..., 2] > 0).any(1)
         k = torch.tensor(entry["keypoints"], dtype=torch.float32).reshape(1, -1, 3)[..., :2]
-        near = oks(
-            k,
-            torch.tensor(r.keypoints[seen], dtype=torch.float32),
-            torch.tensor(r.areas[seen], dtype=torch.float32),
-            sigmas,
-        )
-        scores.append(entry["score"])
+        near = oks(k, torch.tensor(r.keypoints[seen]).float(), torch.tensor(r.areas[seen]).float(), sigmas)
         best.append(near.max().item() if near.numel() else 0.0)
-    return np.array(scores), np.array(best)
+    return np.array([entry["score"] for entry in results]), np.array(best)
 
 # %% ../nbs/12_evaluation.ipynb #e53d572a
 def rank_correlation(

@@ -140,9 +140,9 @@ class Result:
 
     def save(self, path: Path, threshold: float = 0.2) -> Path:
         "Write the drawing as a picture file; the ending decides the kind. Raises SmprError."
-        kind, buffer = Image.registered_extensions().get(Path(path).suffix.lower()), io.BytesIO()
+        ending, buffer = Path(path).suffix, io.BytesIO()
+        kind = Image.registered_extensions().get(ending.lower())
         if kind not in Image.SAVE:
-            ending = Path(path).suffix
             raise SmprError(f"{path}: no picture can be written with the ending '{ending}'; use .png or .jpg")
         self.draw(threshold).save(buffer, kind)
         return atomic_write(Path(path), buffer.getvalue())
