@@ -785,7 +785,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'smpr.rendering.people.Shot': ('rendering/people.html#shot', 'smpr/rendering/people.py'),
                                        'smpr.rendering.people.Thing': ('rendering/people.html#thing', 'smpr/rendering/people.py'),
                                        'smpr.rendering.people._albedo': ('rendering/people.html#_albedo', 'smpr/rendering/people.py'),
-                                       'smpr.rendering.people._by_joint': ('rendering/people.html#_by_joint', 'smpr/rendering/people.py'),
                                        'smpr.rendering.people._cone': ('rendering/people.html#_cone', 'smpr/rendering/people.py'),
                                        'smpr.rendering.people._crown': ('rendering/people.html#_crown', 'smpr/rendering/people.py'),
                                        'smpr.rendering.people._draw_all': ('rendering/people.html#_draw_all', 'smpr/rendering/people.py'),

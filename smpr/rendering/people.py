@@ -539,11 +539,6 @@ def by_joint(name: str) -> np.ndarray:
     on bare bodies from all sides; with these shares v = 0 and v = 1 become about as common as in COCO."""
     return np.array([tables()[name][keypoint.split("_")[-1]] for keypoint in COCO17.names])
 
-# %% ../../nbs/rendering/people.ipynb #9c5ca73b
-def _by_joint(table: str) -> np.ndarray:
-    "The numbers of a table whose keys are joints, (K,)."
-    return np.array([tables()[table][name.split("_")[-1]] for name in COCO17.names])
-
 # %% ../../nbs/rendering/people.ipynb #f98fccaf
 def mask_fields(mask: np.ndarray) -> dict:
     "Area, box and run-length code of a mask (H, W) bool, as COCO writes them."
