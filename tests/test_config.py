@@ -2,6 +2,7 @@
 
 import pytest
 
+from smpr.cli import main
 from smpr.config import change, flat, to_dict
 from smpr.experiments.rows import Row, apply_parameters, parameter_names, row_config
 from smpr.settings import SmprError
@@ -55,6 +56,14 @@ def test_wrong_values_are_named_alike_everywhere(name, value, words):
     assert said(change, Config(), name, value) == line
     parameter = "_".join(name.split(".")[-2:])
     assert said(apply_parameters, Config(), {parameter: value}) == line
+
+
+@pytest.mark.parametrize("name, value, words", WRONG, ids=lambda x: str(x))
+def test_the_command_says_the_same(name, value, words, capsys):
+    "A flag is named as a flag; value, range and remedy are those of Python."
+    assert main(["train", f"--{name}", value]) == 2
+    line = capsys.readouterr().err.strip()
+    assert line.endswith(f"--{name}" + said(construct, name, value).partition(name.split(".")[-1])[2])
 
 
 @pytest.mark.parametrize(
