@@ -9,7 +9,6 @@ __all__ = ['PUBLISHED_NAMES', 'CheckpointKind', 'published_config', 'our_name', 
 # %% ../../nbs/deploy/published.ipynb #14f416f1
 import importlib
 import re
-from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -37,8 +36,8 @@ def published_config(kind: CheckpointKind) -> ModelConfig:
     "The configuration of a published network (the `code` preset)."
     kind = CheckpointKind(kind)
     if kind == CheckpointKind.HRNET_W32:
-        hrnet = ModelConfig(backbone=BackboneName.HRNET_W32, neck=NeckName.HRFPN)
-        return replace(hrnet, frozen_stages=0, frozen_norm_affine=False)
+        frozen = {"frozen_stages": 0, "frozen_norm_affine": False}
+        return ModelConfig(backbone=BackboneName.HRNET_W32, neck=NeckName.HRFPN, **frozen)
     return ModelConfig(neck=NeckName.PAFPN if kind == CheckpointKind.RESNET50_PAFPN else NeckName.FPN)
 
 # %% ../../nbs/deploy/published.ipynb #1191a708

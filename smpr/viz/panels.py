@@ -64,7 +64,7 @@ def panel(
     draw: Callable,  # choices -> Figure; the same choices, the same figure
     choices: type,  # a configuration of spans and enumerations
 ) -> Panel:
-    "Sliders and buttons for `choices` beside the figure that `draw` makes of them. Raises SmprError without ipywidgets."
+    "Sliders and buttons for `choices` beside what `draw` makes of them. Raises SmprError without ipywidgets."
     try:
         import ipywidgets as widgets
     except ImportError:
