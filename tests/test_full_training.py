@@ -276,7 +276,7 @@ def test_machines_must_see_the_same_run(tmp_path, monkeypatch):
     state = update.make_state(config)
     monkeypatch.setattr(training, "over_ranks", lambda t: (t + 250) / 2)  # the other one is at step 250
     poses = load_set(PEOPLE / "val" / "images", PEOPLE / "val" / "person_keypoints.json")
-    with pytest.raises(SmprError, match="step 0 .* all of them see"):
+    with pytest.raises(SmprError, match="step 0 .* all of them must see"):
         training.open_run(tmp_path / "run", config, poses, state)
 
 
