@@ -156,7 +156,7 @@ GUARDS = {
         "test_bad_inputs",
     ),
     "person fields": Guard(
-        "fields of a person are checked", Put("data._person_error", lambda a: ""), "test_bad_inputs"
+        "fields of a person are checked", Put("data._PERSON_FIELDS", ()), "test_bad_inputs"
     ),
     "results entries": Guard(
         "a results entry's numbers are checked",
