@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DecodeConfig', 'TestConfig', 'box_iou', 'soft_nms', 'best_locations', 'snap', 'place_keypoints', 'candidates',
-           'select', 'decode', 'pose_overlap', 'vote', 'unmirror', 'fit_picture', 'predict_candidates', 'find_poses',
-           'shipped_weights', 'load', 'predict']
+           'select_order', 'select', 'decode', 'pose_overlap', 'vote', 'unmirror', 'fit_picture', 'predict_candidates',
+           'find_poses', 'shipped_weights', 'load', 'predict']
 
 # %% ../nbs/11_inference.ipynb #1cb504c1
 # Shapes: N pictures, P locations, M candidates, D detected poses, K keypoints.
@@ -189,13 +189,23 @@ def candidates(
     return Candidates(k / factor, p[best], c[best])
 
 # %% ../nbs/11_inference.ipynb #92097899
-def select(found: Candidates, config: DecodeConfig = DecodeConfig()) -> Poses:
+def select_order(
+    found: Candidates,
+    config: DecodeConfig = DecodeConfig(),
+    quality: Tensor | None = None,  # (M,) what to sort by; None: their confidence
+) -> tuple[Tensor, Tensor]:  # (D,) which candidates, best first; (D,) their scores
     "Drop unlikely candidates, thin out with Soft-NMS on the boxes around the keypoints, keep the best."
-    likely = found.person > config.score_threshold
-    k, c = found.keypoints[likely], found.confidence[likely]
+    likely = (found.person > config.score_threshold).nonzero().flatten()
+    k, c = found.keypoints[likely], (found.confidence if quality is None else quality)[likely]
     boxes = torch.cat([k.amin(1), k.amax(1)], -1)
     order, scores = soft_nms(boxes, c, config.nms_iou, config.nms_min_score, config.keep)
-    return Poses(k[order], scores)
+    return likely[order], scores
+
+
+def select(found: Candidates, config: DecodeConfig = DecodeConfig()) -> Poses:
+    "The short list of candidates as poses."
+    order, scores = select_order(found, config)
+    return Poses(found.keypoints[order], scores)
 
 # %% ../nbs/11_inference.ipynb #92b7e752
 def decode(

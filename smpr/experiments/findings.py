@@ -12,7 +12,9 @@ __all__ = ['PictureOutput', 'Confidence', 'candidate_places', 'true_oks', 'found
 import gzip
 import io
 import json
+import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -24,7 +26,7 @@ from torch import Tensor
 from ..assignment import AssignConfig, assign_regions
 from ..data import PictureRecord, PoseSet
 from ..evaluation import coco_eval, coco_truth, evaluate
-from ..inference import DecodeConfig, best_locations, candidates, soft_nms, vote
+from ..inference import DecodeConfig, best_locations, candidates, confidence, select_order, vote
 from ..representation import decode_pose, pseudo_boxes
 from ..scoring import oracle_confidence
 from ..settings import SmprError, atomic_write
@@ -52,63 +54,48 @@ class Confidence(StrEnum):
 # %% ../../nbs/experiments/findings.ipynb #edd3979d
 def candidate_places(pred: Predictions, n: int, config: DecodeConfig = DecodeConfig()) -> Tensor:
     "The locations whose poses `candidates` returns, in its order, (M,)."
-    c = pred.person_logits[n].float().sigmoid() * (
-        1 if pred.score_logits is None else pred.score_logits[n].float().sigmoid()
-    )
-    return best_locations(c, pred.strides, config.level_top)
+    score = None if pred.score_logits is None else pred.score_logits[n]
+    return best_locations(confidence(pred.person_logits[n], score)[1], pred.strides, config.level_top)
 
 # %% ../../nbs/experiments/findings.ipynb #986fd029
 def true_oks(poses: Tensor, record: PictureRecord, sigmas: Tensor) -> Tensor:
     "Best OKS of each pose (M, K, 2), px of the original, with the labelled people of its picture, (M,)."
-    as_tensor = lambda a: torch.as_tensor(a, dtype=torch.float32, device=poses.device)
-    return oracle_confidence(
-        poses, as_tensor(record.keypoints), as_tensor(record.areas), sigmas.to(poses.device)
-    )
+    people = (torch.as_tensor(a, dtype=torch.float32) for a in (record.keypoints, record.areas))
+    return oracle_confidence(poses, *(a.to(poses.device) for a in (*people, sigmas)))
 
 # %% ../../nbs/experiments/findings.ipynb #3056f283
+def _poses_at(output: PictureOutput, offsets: Tensor, at: Tensor) -> Tensor:
+    "The poses (n, K, 2) of some locations, px of the original."
+    xy, s = output.pred.locations[at], output.pred.strides[at]
+    return decode_pose(offsets[output.n, at].float(), xy, s) / output.factor
+
+
 def found_poses(
     output: PictureOutput,
     sigmas: Tensor,
     config: DecodeConfig = DecodeConfig(),
     by: Confidence = Confidence.SCORE,
 ) -> tuple[list[dict], Tensor]:
-    "COCO results of one picture with extra fields person, pose_score, oks and initial_oks; and their locations, (D,)."
-    found, places = (
-        candidates(output.pred, output.n, output.size, output.factor, config, sigmas),
-        candidate_places(output.pred, output.n, config),
-    )
-    likely = found.person > config.score_threshold
-    k, p, c, places = found.keypoints[likely], found.person[likely], found.confidence[likely], places[likely]
-    quality = true_oks(k, output.record, sigmas)
-    order, scores = soft_nms(
-        torch.cat([k.amin(1), k.amax(1)], -1),
-        {Confidence.SCORE: c, Confidence.PERSON: p, Confidence.TRUE_OKS: quality}[Confidence(by)],
-        config.nms_iou,
-        config.nms_min_score,
-        config.keep,
-    )
-    at = places[order]
-    first = (
-        decode_pose(
-            output.pred.initial[output.n, at].float(), output.pred.locations[at], output.pred.strides[at]
-        )
-        / output.factor
-    )
-    kept = vote(Poses(k[order], scores), found, config, sigmas)
-    columns = (
-        kept.keypoints.tolist(),
-        scores.tolist(),
-        p[order].tolist(),
-        (c[order] / p[order].clamp(min=1e-9)).tolist(),
-        true_oks(kept.keypoints, output.record, sigmas).tolist(),
-        true_oks(first, output.record, sigmas).tolist(),
-    )
-    entries = []
-    for pose, score, person, pose_score, quality, initial in zip(*columns, strict=True):
-        more = {"person": round(person, 5), "pose_score": round(pose_score, 5)}
-        more |= {"oks": round(quality, 4), "initial_oks": round(initial, 4)}
-        entries.append(result_entry(output.record.id, pose, score, **more))
-    return entries, at
+    "COCO results with person, pose_score, oks and initial_oks of one picture; and their locations, (D,)."
+    pred, record = output.pred, output.record
+    found = candidates(pred, output.n, output.size, output.factor, config, sigmas)
+    sorts = {Confidence.SCORE: found.confidence, Confidence.PERSON: found.person}
+    quality = sorts[by] if by in sorts else true_oks(found.keypoints, record, sigmas)
+    order, scores = select_order(found, config, quality)
+    at = candidate_places(pred, output.n, config)[order]
+    person, kept = found.person[order], vote(Poses(found.keypoints[order], scores), found, config, sigmas)
+    columns = {
+        "person": person,
+        "pose_score": found.confidence[order] / person.clamp(min=1e-9),
+        "oks": true_oks(kept.keypoints, record, sigmas),
+        "initial_oks": true_oks(_poses_at(output, pred.initial, at), record, sigmas),
+    }
+    digits = {"person": 5, "pose_score": 5, "oks": 4, "initial_oks": 4}
+    more = [dict(zip(columns, row)) for row in zip(*(c.tolist() for c in columns.values()))]
+    return [
+        result_entry(record.id, pose, score, **{n: round(v, digits[n]) for n, v in extra.items()})
+        for pose, score, extra in zip(kept.keypoints.tolist(), scores.tolist(), more, strict=True)
+    ], at
 
 # %% ../../nbs/experiments/findings.ipynb #b9e09d4d
 def _dense_rows(
@@ -117,38 +104,27 @@ def _dense_rows(
     "The columns of some locations, (n, 9)."
     pred, n, r = output.pred, output.n, output.record
     xy, s = pred.locations[at], pred.strides[at]
-    quality = true_oks(decode_pose(pred.pose[n, at].float(), xy, s) / output.factor, r, sigmas)
-    seen = (r.keypoints[..., 2] > 0).any(1)
-    boxes = (
-        pseudo_boxes(torch.as_tensor(r.keypoints[seen], dtype=torch.float32)).to(xy.device) * output.factor
-    )
-    region = assign_regions(xy, s, boxes, pred.level_strides, assign) >= 0
-    score = torch.full_like(s, torch.nan) if pred.score_logits is None else pred.score_logits[n, at].float()
+    people = torch.as_tensor(r.keypoints[(r.keypoints[..., 2] > 0).any(1)], dtype=torch.float32)
+    boxes = pseudo_boxes(people).to(xy.device) * output.factor
     columns = (
         torch.full_like(s, r.id, dtype=torch.float64),
-        xy[:, 0],
-        xy[:, 1],
+        *xy.unbind(1),
         s,
         pred.person_logits[n, at].float(),
-        score,
-        quality,
-        region,
+        torch.full_like(s, torch.nan) if pred.score_logits is None else pred.score_logits[n, at].float(),
+        true_oks(_poses_at(output, pred.pose, at), r, sigmas),
+        assign_regions(xy, s, boxes, pred.level_strides, assign) >= 0,
         torch.full_like(s, group),
     )
     return torch.stack([c.double().cpu() for c in columns], 1).numpy()
 
-# %% ../../nbs/experiments/findings.ipynb #a0e4744f
+
 def _pose_pairs(output: PictureOutput, places: Tensor) -> tuple:
     "Initial and refined poses of the found people of one picture, px of the original."
     pred, at = output.pred, places[:6]
-    xy, s = pred.locations[at], pred.strides[at]
-    pose = lambda offsets: (decode_pose(offsets[output.n, at].float(), xy, s) / output.factor).cpu().numpy()
-    return (
-        np.full(len(at), output.record.id),
-        (xy / output.factor).cpu().numpy(),
-        pose(pred.initial),
-        pose(pred.refined),
-    )
+    poses = (_poses_at(output, offsets, at) for offsets in (pred.initial, pred.refined))
+    where = pred.locations[at] / output.factor
+    return (np.full(len(at), output.record.id), *(t.cpu().numpy() for t in (where, *poses)))
 
 # %% ../../nbs/experiments/findings.ipynb #37b0c66f
 @dataclass
@@ -159,7 +135,7 @@ class DenseSample:
     every_likely: int = 4  # ... and each one that the decoder would look at with 1 / every_likely
     pairs: int = 24  # pictures whose initial and refined poses are kept
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-    rows: list = field(default_factory=list)  # arrays (n, 8), see COLUMNS
+    rows: list = field(default_factory=list)  # arrays (n, 9), see COLUMNS
     poses: list = field(default_factory=list)  # (image id, x, y, initial pose, refined pose) of found people
 
     COLUMNS = ("image_id", "x", "y", "stride", "person", "score", "oks", "in_region", "likely")
@@ -180,74 +156,59 @@ class DenseSample:
 
     def write(self, path: Path, limit: int = 1_000_000) -> Path:
         "The sample as a compressed .npz of at most `limit` bytes, thinned evenly where it would be larger."
-        rows = np.concatenate(self.rows)
-        table = lambda rows: {
-            name: rows[:, i].astype(
-                np.int64
-                if name == "image_id"
-                else np.float16
-                if name in ("person", "score", "oks")
-                else np.uint16
-            )
-            for i, name in enumerate(self.COLUMNS)
-        }
+        kinds = {"image_id": np.int64} | dict.fromkeys(("person", "score", "oks"), np.float16)
+        columns = dict(zip(self.COLUMNS, np.concatenate(self.rows).T))
+        table = {name: column.astype(kinds.get(name, np.uint16)) for name, column in columns.items()}
         names = ("pair_image_id", "pair_location", "pair_initial", "pair_refined")
-        pairs = {
-            n: np.concatenate(v).astype(np.int64 if n.endswith("id") else np.float32)
-            for n, v in zip(names, zip(*self.poses))
-        }
+        pairs = {n: np.concatenate(v) for n, v in zip(names, zip(*self.poses))}
+        pairs = {n: v.astype(np.int64 if n.endswith("id") else np.float32) for n, v in pairs.items()}
         step = 1
-        while len(content := npz_bytes(table(rows[::step]) | pairs)) > limit:
+        while len(content := npz_bytes({n: v[::step] for n, v in table.items()} | pairs)) > limit:
             step += 1
         return atomic_write(path, content)
 
 # %% ../../nbs/experiments/findings.ipynb #95281b72
 def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
-    "Arrays as the bytes of a compressed .npz; the same arrays give the same bytes (zip entries carry no time)."
-    import zipfile
-
+    "Arrays as a compressed .npz; the same arrays give the same bytes (zip entries carry no time)."
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
         for name, array in arrays.items():
             one = io.BytesIO()
             np.save(one, array)
-            file.writestr(
-                zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), one.getvalue(), zipfile.ZIP_DEFLATED
-            )
+            entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            file.writestr(entry, one.getvalue(), zipfile.ZIP_DEFLATED)
     return out.getvalue()
+
+
+@contextmanager
+def _readable(path: Path, what: str) -> Iterator[None]:
+    "What goes wrong while a file is read, as one line. Raises SmprError."
+    try:
+        yield
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as e:
+        remedy = "delete it and its record and run the row again"
+        raise SmprError(f"{path}: cannot be read as {what} ({e}); {remedy}") from None
 
 # %% ../../nbs/experiments/findings.ipynb #c152bad8
 def read_dense(path: Path) -> dict[str, np.ndarray]:
     "The arrays of a dense sample, numbers as float. Raises SmprError naming a broken file."
-    try:
-        with np.load(path) as file:
-            return {n: file[n].astype(float) if not n.endswith("image_id") else file[n] for n in file.files}
-    except (OSError, ValueError) as e:
-        raise SmprError(
-            f"{path}: cannot be read as a dense sample ({e}); delete its record and run the row again"
-        ) from None
-
-# %% ../../nbs/experiments/findings.ipynb #fb957466
-_EXTRA = ("person", "pose_score", "oks", "initial_oks")
+    with _readable(path, "a dense sample"), np.load(path) as file:
+        return {n: file[n] if n.endswith("image_id") else file[n].astype(float) for n in file.files}
 
 # %% ../../nbs/experiments/findings.ipynb #66748eee
+_EXTRA = ("person", "pose_score", "oks", "initial_oks")
+
+
 def pack_detections(results: list[dict], unit: float) -> bytes:
     "Detections as compressed JSON, coordinates in `unit` px; equal detections give equal bytes."
     rows = []
     for r in results:
         k = np.round(np.asarray(r["keypoints"], float).reshape(-1, 3)[:, :2] / unit).astype(int)
-        rows.append(
-            [
-                r["image_id"],
-                round(r["score"], 5),
-                *(round(r[n], 3) if n in r else None for n in _EXTRA),
-                *np.diff(k, axis=0, prepend=0).ravel().tolist(),
-            ]
-        )
-    text = json.dumps(
-        {"unit": unit, "columns": ["image_id", "score", *_EXTRA, "keypoint steps"], "rows": rows},
-        separators=(",", ":"),
-    )
+        extra = (round(r[n], 3) if n in r else None for n in _EXTRA)
+        steps = np.diff(k, axis=0, prepend=0).ravel().tolist()
+        rows.append([r["image_id"], round(r["score"], 5), *extra, *steps])
+    columns = ["image_id", "score", *_EXTRA, "keypoint steps"]
+    text = json.dumps({"unit": unit, "columns": columns, "rows": rows}, separators=(",", ":"))
     return gzip.compress(text.encode(), 9, mtime=0)
 
 # %% ../../nbs/experiments/findings.ipynb #5ceebcd7
@@ -259,9 +220,8 @@ def write_detections(path: Path, results: list[dict], limit: int = 200_000) -> d
         if len(content) <= limit:
             break
     while len(content) > limit:
-        best = sorted(range(len(kept)), key=lambda i: -kept[i]["score"])[
-            : int(len(kept) * min(0.98 * limit / len(content), 0.98))
-        ]
+        count = int(len(kept) * min(0.98 * limit / len(content), 0.98))
+        best = sorted(range(len(kept)), key=lambda i: -kept[i]["score"])[:count]
         kept = [kept[i] for i in sorted(best)]
         content = pack_detections(kept, unit)
     atomic_write(path, content)
@@ -270,18 +230,14 @@ def write_detections(path: Path, results: list[dict], limit: int = 200_000) -> d
 # %% ../../nbs/experiments/findings.ipynb #fc0f6533
 def read_detections(path: Path) -> list[dict]:
     "The COCO results that `write_detections` wrote. Raises SmprError naming a broken file."
-    try:
+    out = []
+    with _readable(path, "detections"):
         data = json.loads(gzip.decompress(Path(path).read_bytes()))
-        out = []
         for image_id, score, *rest in data["rows"]:
             k = np.array(rest[len(_EXTRA) :]).reshape(-1, 2).cumsum(0) * data["unit"]
             more = {n: v for n, v in zip(_EXTRA, rest) if v is not None}
             out.append(result_entry(image_id, k.round(2).tolist(), score, **more))
-        return out
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as e:
-        raise SmprError(
-            f"{path}: not a file of detections ({e}); delete it and its record and run the row again"
-        ) from None
+    return out
 
 # %% ../../nbs/experiments/findings.ipynb #2cbdcc8f
 @dataclass(frozen=True)
@@ -296,82 +252,58 @@ class Matches:
 
     def write(self, path: Path) -> Path:
         "All arrays as a compressed .npz, a bit for each of `hit` and `miss`."
-        bits = {n: np.packbits(getattr(self, n)) for n in ("hit", "miss")}
-        return atomic_write(
-            path,
-            npz_bytes(
-                bits
-                | {
-                    "picture": self.picture.astype(np.uint16),
-                    "people": self.people.astype(np.uint16),
-                    "score": self.score.astype(np.float32),
-                    "shape": np.array(self.hit.shape),
-                }
-            ),
-        )
+        kinds = {"picture": np.uint16, "people": np.uint16, "score": np.float32}
+        arrays = {n: np.packbits(getattr(self, n)) for n in ("hit", "miss")}
+        arrays |= {n: getattr(self, n).astype(kind) for n, kind in kinds.items()}
+        return atomic_write(path, npz_bytes(arrays | {"shape": np.array(self.hit.shape)}))
+
+    def best_first(self) -> "Matches":
+        "The same, detections sorted by falling score; those that tie stay in order."
+        at = np.argsort(-self.score, kind="stable")
+        return Matches(self.picture[at], self.hit[:, at], self.miss[:, at], self.people, self.score[at])
 
 # %% ../../nbs/experiments/findings.ipynb #e61d13a2
+def _counted(record: PictureRecord) -> int:
+    "How many people of a picture count."
+    return int(((record.keypoints[..., 2] > 0).any(1) & ~np.asarray(record.crowd, bool)).sum())
+
+
 def match_detections(poses: PoseSet, results: list[dict]) -> Matches:
     "Matches of a set's detections, made by pycocotools (20 detections a picture, all areas)."
     run = coco_eval(coco_truth(poses), results, poses.skeleton, areas={"all": (0, 1e10)})
     by_id = {e["image_id"]: e for e in run.evalImgs if e}
-    return _join_matches([by_id.get(r.id) for r in poses.records], poses)
-
-# %% ../../nbs/experiments/findings.ipynb #cb638123
-def _join_matches(by_picture: list[dict | None], poses: PoseSet) -> Matches:
-    "pycocotools' matches of all pictures in one list, best score first, pictures in order where scores tie."
-    counted = lambda r: int(((r.keypoints[..., 2] > 0).any(1) & ~np.asarray(r.crowd, bool)).sum())
-    people = np.array(
-        [
-            counted(r) if e is None else int((np.asarray(e["gtIgnore"]) == 0).sum())
-            for e, r in zip(by_picture, poses.records)
-        ]
-    )
-    there = [(n, e) for n, e in enumerate(by_picture) if e is not None and len(e["dtScores"])]
+    counts = [
+        int((np.asarray(by_id[r.id]["gtIgnore"]) == 0).sum()) if r.id in by_id else _counted(r)
+        for r in poses.records
+    ]
+    there = [(n, by_id[r.id]) for n, r in enumerate(poses.records) if r.id in by_id]
+    there = [(n, e) for n, e in there if len(e["dtScores"])]
     if not there:
-        return Matches(
-            np.zeros(0, int), np.zeros((10, 0), bool), np.zeros((10, 0), bool), people, np.zeros(0)
-        )
-    picture = np.concatenate([np.full(len(e["dtScores"]), n) for n, e in there])
-    scores = np.concatenate([e["dtScores"] for _, e in there])
-    order = np.argsort(-scores, kind="stable")
+        none = np.zeros((10, 0), bool)
+        return Matches(np.zeros(0, int), none, none, np.array(counts), np.zeros(0))
     matched = np.concatenate([np.asarray(e["dtMatches"]) > 0 for _, e in there], 1)
     ignored = np.concatenate([np.asarray(e["dtIgnore"]).astype(bool) for _, e in there], 1)
-    return Matches(
-        picture[order], (matched & ~ignored)[:, order], (~matched & ~ignored)[:, order], people, scores[order]
-    )
+    picture = np.repeat([n for n, _ in there], [len(e["dtScores"]) for _, e in there])
+    scores = np.concatenate([e["dtScores"] for _, e in there])
+    return Matches(picture, matched & ~ignored, ~matched & ~ignored, np.array(counts), scores).best_first()
 
 # %% ../../nbs/experiments/findings.ipynb #e96d0189
 def read_matches(path: Path) -> Matches:
     "The matches that `Matches.write` wrote. Raises SmprError naming a broken file."
-    try:
-        with np.load(path) as f:
-            shape = tuple(f["shape"])
-            bits = {
-                n: np.unpackbits(f[n], count=shape[0] * shape[1]).reshape(shape).astype(bool)
-                for n in ("hit", "miss")
-            }
-            return Matches(
-                f["picture"].astype(int),
-                **bits,
-                people=f["people"].astype(int),
-                score=f["score"].astype(float),
-            )
-    except (OSError, ValueError, KeyError) as e:
-        raise SmprError(
-            f"{path}: cannot be read as matches ({e}); delete its record and run the row again"
-        ) from None
+    with _readable(path, "matches"), np.load(path) as f:
+        shape = tuple(f["shape"])
+        flat = (np.unpackbits(f[n], count=shape[0] * shape[1]) for n in ("hit", "miss"))
+        hit, miss = (bits.reshape(shape).astype(bool) for bits in flat)
+        return Matches(f["picture"].astype(int), hit, miss, f["people"].astype(int), f["score"].astype(float))
 
 # %% ../../nbs/experiments/findings.ipynb #77f4c689
 def join_matches(parts: list[Matches]) -> Matches:
     "Matches of several sets of pictures as if they were one set."
     starts = np.cumsum([0] + [len(m.people) for m in parts])
-    whole = lambda name, axis=0: np.concatenate([getattr(m, name) for m in parts], axis)
-    picture, score = np.concatenate([m.picture + s for m, s in zip(parts, starts)]), whole("score")
-    order = np.argsort(-score, kind="stable")
-    return Matches(
-        picture[order], whole("hit", 1)[:, order], whole("miss", 1)[:, order], whole("people"), score[order]
-    )
+    picture = np.concatenate([m.picture + s for m, s in zip(parts, starts)])
+    hit, miss = (np.concatenate([getattr(m, n) for m in parts], 1) for n in ("hit", "miss"))
+    people, score = (np.concatenate([getattr(m, n) for m in parts]) for n in ("people", "score"))
+    return Matches(picture, hit, miss, people, score).best_first()
 
 # %% ../../nbs/experiments/findings.ipynb #5b6f17de
 @dataclass

@@ -170,7 +170,7 @@ def apply_parameters(config: Config, values: dict) -> Config:
 
 # %% ../../nbs/experiments/rows.ipynb #22c51cf9
 def start_state(net: SMPR, weights: str | None, parts: tuple[str, ...]) -> dict[str, Tensor]:
-    "The tensors of shipped `weights` that rows start from: those whose names begin like `parts` and that this network has too."
+    "The tensors of shipped `weights` whose names begin like `parts` and that this network has, too."
     if weights is None:
         return {}
     from smpr.inference import load
@@ -200,7 +200,7 @@ def row_sets(
 
 # %% ../../nbs/experiments/rows.ipynb #e4a03d7f
 def more_set(scale: Scale) -> PoseSet | None:
-    "Further validation pictures of a scale, rendered from a seed of their own; None where none have been made."
+    "Further validation pictures of a scale, from a seed of their own; None where none have been made."
     folder = load_settings().data / "more"
     if not scale.more_pictures or not (folder / "person_keypoints.json").exists():
         return None
@@ -280,7 +280,7 @@ def _per_picture(config: Config) -> int:
 
 # %% ../../nbs/experiments/rows.ipynb #b66a9a0b
 def multi_scale_metrics(net: SMPR, poses: PoseSet, config: TestConfig) -> dict[str, float]:
-    "The COCO numbers with five picture sizes, each also mirrored; the sizes stand to each other as in the published test."
+    "The COCO numbers with five picture sizes (ratios as in the published test), each also mirrored."
     scales = tuple((round(config.short * f), round(config.long * f)) for f in (1, 1.25, 1.5, 0.5, 0.75))
     results = detect_set(net, poses, replace(config, scales=scales, flip=True))
     return evaluate(poses, results)
