@@ -397,6 +397,6 @@ def train_loader(stream: TrainStream, sampler: DrawSampler, workers: int = 2) ->
         collate_fn=Collate(stream.config.pseudo_box),
         num_workers=workers,
         worker_init_fn=one_thread,
-        persistent_workers=False,
+        pin_memory=torch.cuda.is_available(),  # then a copy to the GPU need not be waited for
         prefetch_factor=4 if workers else None,
     )

@@ -49,6 +49,9 @@ class Batch:
     sizes: Tensor  # (N, 2) height and width inside the padding, px
     people: list[People]  # N
 
+    def pin_memory(self) -> "Batch":  # asked for by PyTorch's loader
+        return Batch(self.images.pin_memory(), self.sizes, self.people)
+
 # %% ../nbs/appendix/structures.ipynb #17b3ccd1
 @dataclass
 class Predictions:

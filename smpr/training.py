@@ -26,10 +26,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 # %% ../nbs/14_training.ipynb #dfffbd44
-import numpy as np
 import torch
 import torch.distributed as dist
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -63,9 +61,8 @@ from smpr.update import (
 # %% ../nbs/14_training.ipynb #483a901f
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     "The optimiser's state as named tensors, which is all that safetensors holds."
-    states = optimizer.state_dict()["state"]
-    named = {f"{i}.{k}": v for i, s in states.items() for k, v in s.items() if v is not None}
-    return {name: torch.as_tensor(v).detach().cpu().contiguous() for name, v in named.items()}
+    states = optimizer.state_dict()["state"].items()
+    return {f"{i}.{k}": torch.as_tensor(v) for i, s in states for k, v in s.items() if v is not None}
 
 # %% ../nbs/14_training.ipynb #7f997f80
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -90,13 +87,12 @@ def check_seal(folder: Path) -> dict:
     path = folder / "state.json"
     try:
         saved = json.loads(path.read_text())
-    except (OSError, ValueError) as e:
+        files = saved.get("files", {})
+    except (OSError, ValueError, AttributeError) as e:
         raise SmprError(f"{path}: cannot be read ({str(e)[:80]}); delete this checkpoint") from None
-    if not isinstance(saved, dict):
-        raise SmprError(f"{path}: is not a JSON object; delete this checkpoint")
     if "digest" not in saved:
         return saved  # of a version without checksums
-    for name, digest in saved.get("files", {}).items():
+    for name, digest in files.items():
         if not (folder / name).is_file() or file_digest(folder / name) != digest:
             raise SmprError(f"{folder / name}: missing or damaged (checksum); delete this checkpoint")
     plain = {k: v for k, v in saved.items() if k not in ("files", "digest")}
@@ -120,7 +116,7 @@ def write_state(part: Path, state: TrainState, config: Config, more: dict) -> No
 
 
 def save_checkpoint(folder: Path, state: TrainState, config: Config, more: dict | None = None) -> Path:
-    "Write a checkpoint beside `folder`, then take its place; the one before becomes .old. Raises `SmprError`."
+    "Write a checkpoint beside `folder`, then put it there; the one before becomes .old. Raises `SmprError`."
     part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -156,7 +152,7 @@ def load_checkpoint(folder: Path, state: TrainState, config: Config) -> dict:
     "Continue `state` from a checkpoint; returns its JSON. Raises `SmprError` if it is broken or not ours."
     try:
         saved = json.loads((folder / "state.json").read_text())
-        check_same(saved["config"], config, folder)
+        check_same(saved["config"], config, str(folder))
         state.net.load_state_dict(load_file(folder / "model.safetensors"))
         if state.ema:
             average = load_file(folder / "ema.safetensors")
@@ -250,12 +246,6 @@ class RunLog:
         "What a checkpoint keeps of the log, so that a resumed run continues it row for row."
         return {"log_rows": self.rows, "pending": self.pending, "spent": time.monotonic() - self.since}
 
-    def picture(self, name: str, figure: Figure, step: int) -> None:
-        "Show a figure in TensorBoard."
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        self.board.add_image(name, np.asarray(canvas.buffer_rgba())[..., :3].copy(), step, dataformats="HWC")
-
 # %% ../nbs/14_training.ipynb #df6b2069
 def read_log(run: Path) -> list[dict]:
     "The rows of a run's log.jsonl, none where there is no such file; a half-written last line is left out."
@@ -304,15 +294,13 @@ def move_to_front(found: Path, last: Path) -> Path:
     "Give the intact checkpoint that was `found` the name `last`; a damaged one of that name becomes .broken."
     if found == last:
         return last
-    part, broken = last.with_name(last.name + ".part"), last.with_name(last.name + ".broken")
-    for stale in (part, broken):
-        shutil.rmtree(stale, ignore_errors=True)
+    broken = last.with_name(last.name + ".broken")
+    shutil.rmtree(broken, ignore_errors=True)
     if last.exists():
         last.rename(broken)
     if found.name.startswith(last.name):
         return found.rename(last)
-    shutil.copytree(found, part)
-    return part.rename(last)
+    return Path(shutil.copytree(found, last))  # half a copy would be skipped as damaged
 
 # %% ../nbs/14_training.ipynb #ee66c36a
 def find_run(run: Path, config: Config, train_set: PoseSet, state: TrainState, resume: bool) -> tuple:
@@ -379,7 +367,7 @@ class RunConfig(Options):
 
 # %% ../nbs/14_training.ipynb #aa1d796f
 class Keeper:
-    "What the first process writes while training: log, checkpoints, measurements. The others help to measure."
+    "What the first process writes: log, checkpoints, measurements. The others help to measure."
 
     def __init__(
         self,
@@ -398,13 +386,6 @@ class Keeper:
         self.last = min(config.train.steps, options.steps or config.train.steps)  # the step to stop at
         self.checked = state.step if not saved or saved.get("checked", True) else -1  # last measured step
         self.metrics = saved.get("metrics", {}) if saved and self.checked >= 0 else {}  # of this step
-
-    def bar(self, batches):
-        "What the steps see, with a progress bar."
-        hide = not self.options.progress or self.log is None
-        return tqdm(
-            batches, self.options.label, self.last, initial=self.state.step, disable=hide, mininterval=2
-        )
 
     def due(self) -> bool:
         "Whether this step is to be measured."
@@ -456,7 +437,7 @@ class Keeper:
         net = net or averaged(self.state, self.config)
         for name, poses in (("train", self.train_set), ("val", self.val_set)):
             if poses is not None:
-                self.log.picture(f"poses/{name}", pose_sheet(net, poses, self.test), self.state.step)
+                self.log.board.add_figure(f"poses/{name}", pose_sheet(net, poses, self.test), self.state.step)
 
     def close(self) -> None:
         if self.log:
@@ -613,7 +594,9 @@ def train(
             batches = source.batches(config, first, keeper.last, options)
             if keeper.checked < 0 and keeper.due():
                 keeper.check()  # the run was killed while it was measured
-            for batch in keeper.bar(batches):
+            hide = not options.progress or rank_world()[0] > 0
+            bar = tqdm(batches, options.label, keeper.last, initial=first, disable=hide, mininterval=2)
+            for batch in bar:
                 try:
                     row = train_step(model, state, batch, config, source.losses)
                 except BadNumbers as e:

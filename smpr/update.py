@@ -253,7 +253,7 @@ def over_ranks(values: Tensor) -> Tensor:
 
 # %% ../nbs/13_update.ipynb #2b137ad9
 def small_config(steps: int = 2500, batch: int = 16) -> Config:
-    "The network and recipe of the weights `rendered`: a few million parameters, pictures of 320x240 px, a CPU. Not the paper's."
+    "The network and recipe of the weights `rendered`: small pictures, a CPU. Not the paper's."
     return Config(
         model=ModelConfig(
             backbone=BackboneName.LITE0,
@@ -387,7 +387,7 @@ def keep_bad_step(
 
 # %% ../nbs/13_update.ipynb #a362b69c
 def replay_step(path: Path) -> dict:
-    "Step, picture ids and losses of a step that `keep_bad_step` wrote, computed once more. Raises `SmprError`."
+    "Step, picture ids and losses of a step that `keep_bad_step` wrote, once more. Raises `SmprError`."
     notes = read_notes(path)
     try:
         config = from_dict(Config, notes["config"], str(path))

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from smpr.cli import main
-from smpr.config import check_same, from_dict
+from smpr.config import from_dict
 from smpr.data import load_set
 from smpr.evaluation import METRICS, evaluate
 from smpr.settings import SmprError
@@ -247,11 +247,8 @@ def test_another_run_is_refused(uncut, tmp_path):
         train(tiny(), people("train", 10), run, resume=False, **QUIET)
     with pytest.raises(SmprError, match="start weights"):
         train(tiny(), people("train", 10), tmp_path / "x", start={"no.such": torch.zeros(1)}, **QUIET)
-    check_same(
-        json.loads((run / "last" / "state.json").read_text())["config"],
-        replace(tiny(), test=replace(tiny().test, flip=True)),
-        run,
-    )
+    other = replace(tiny(), test=replace(tiny().test, flip=True))
+    assert train(other, people("train", 10), run, **QUIET)["step"] == 4
     (tmp_path / "broken" / "last").mkdir(parents=True)
     for f in (run / "last").iterdir():
         (tmp_path / "broken" / "last" / f.name).write_bytes(
