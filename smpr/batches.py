@@ -116,7 +116,7 @@ def warp(
     image = image.transform(
         size[::-1],
         Image.Transform.AFFINE,
-        matrix.ravel(),
+        matrix.ravel().tolist(),
         Image.Resampling.BILINEAR,
         fillcolor=(124, 116, 104),
     )
@@ -180,7 +180,7 @@ class DataConfig(Options):
 def warp_random(sample: Sample, factor: float, config: DataConfig, rng: np.random.Generator) -> Sample:
     "A random zoom, turn and place in a frame: a square, or the size that `resize` by `factor` would give."
     h, w = sample.image.shape[:2]
-    zoom = factor * np.exp(rng.uniform(*np.log(config.zoom)))
+    zoom = factor * np.exp(rng.uniform(*np.log(config.zoom or (1, 1))))
     size = (config.frame,) * 2 if config.frame else (int(h * factor + 0.5), int(w * factor + 0.5))
     slack = np.abs(np.array([w, h]) - np.array(size[::-1]) / zoom) / 2
     center = np.array([w - 1, h - 1]) / 2 + rng.uniform(-1, 1, 2) * slack
@@ -296,7 +296,7 @@ class TrainStream(Dataset):
                 f"{poses.annotations}: no picture has a person with usable keypoints; training needs some"
             )
         self.cache: dict[int, np.ndarray] = {}
-        self.epoch = (-1, None)
+        self.epoch = (-1, np.empty(0, int))
 
     def preload(self, threads: int = 2) -> "TrainStream":
         "Decode all pictures now and keep them in memory; worker processes started later share them."

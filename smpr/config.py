@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from functools import cache, partial
 from types import NoneType, UnionType
-from typing import Annotated, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, GroupedMetadata, Gt, Le, Len, Lt, Predicate
 from pydantic import ConfigDict, TypeAdapter
@@ -62,7 +62,7 @@ Side = Annotated[int, Span(1, 20_000)]  # px
 RISING = Rule(rises, "smallest first")
 
 # %% ../nbs/appendix/config.ipynb #a562dab3
-def take_apart(kind) -> tuple[object, list, bool]:
+def take_apart(kind) -> tuple[Any, list, bool]:
     "A field's type without its marks and without None; the marks; whether None is allowed."
     marks, optional = [], False
     while True:

@@ -7,6 +7,7 @@ __all__ = ['PLAIN', 'FoldedNorm', 'FoldedConv', 'fold_norms', 'HalfDepthwise', '
 
 # %% ../nbs/appendix/fuse.ipynb #b1245f2f
 import copy
+from typing import Any, TypeVar
 
 import torch
 from timm.layers import Conv2dSame, pad_same
@@ -14,21 +15,22 @@ from torch import Tensor, nn
 
 # %% ../nbs/appendix/fuse.ipynb #4b1d177b
 PLAIN = (nn.Conv2d, Conv2dSame)  # what may be replaced
+_Net = TypeVar("_Net", bound=nn.Module)
 
 
 class _SameConv(nn.Conv2d):
     "A convolution with the geometry and the parameters of another."
 
     def __init__(self, conv: nn.Conv2d):
-        size = conv.in_channels, conv.out_channels, conv.kernel_size
-        super().__init__(*size, conv.stride, conv.padding, conv.dilation, conv.groups, device="meta")
+        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+        super().__init__(**{n: getattr(conv, n) for n in names}, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
         self.same = isinstance(conv, Conv2dSame)
         self.train(conv.training)
 
     def padded(self, x: Tensor) -> Tensor:
         "The map with TensorFlow's padding around it, where the convolution wants it."
-        return pad_same(x, self.kernel_size, self.stride) if self.same else x
+        return pad_same(x, list(self.kernel_size), list(self.stride)) if self.same else x
 
 # %% ../nbs/appendix/fuse.ipynb #73904116
 class FoldedNorm(nn.BatchNorm2d):
@@ -38,7 +40,11 @@ class FoldedNorm(nn.BatchNorm2d):
         super().__init__(norm.num_features, norm.eps, device="meta")
         for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
             setattr(self, name, getattr(norm, name))
-        self.rest = nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()
+        self.rest = (
+            nn.Sequential(norm.get_submodule("drop"), norm.get_submodule("act"))
+            if hasattr(norm, "act")
+            else nn.Identity()
+        )
         self.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,7 +60,8 @@ class FoldedConv(_SameConv):
 
     def folded(self) -> tuple[Tensor, Tensor]:
         "Weight and bias of the one convolution that does both."
-        norm, bias = self.norms[0], 0 if self.bias is None else self.bias
+        norm: Any = self.norms[0]
+        bias = 0 if self.bias is None else self.bias
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         return self.weight * scale[:, None, None, None], norm.bias - scale * (norm.running_mean - bias)
 
@@ -62,11 +69,11 @@ class FoldedConv(_SameConv):
         return self._conv_forward(self.padded(x), *self.folded())
 
 # %% ../nbs/appendix/fuse.ipynb #d236fa3e
-def fold_norms(net: nn.Module, frozen_only: bool = False) -> nn.Module:
+def fold_norms(net: _Net, frozen_only: bool = False) -> _Net:
     "A copy of `net` whose convolutions do the work of the batch norm behind them. For norms that use stored statistics."
     net = copy.deepcopy(net)
     for parent in list(net.modules()):
-        children = list(parent.named_children())
+        children: list[tuple[str, Any]] = list(parent.named_children())
         for (a, conv), (b, norm) in zip(children, children[1:]):
             learns = any(p.requires_grad for m in (conv, norm) for p in m.parameters())
             pair = type(conv) in PLAIN and isinstance(norm, nn.BatchNorm2d)
@@ -90,7 +97,7 @@ class HalfDepthwise(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         x, weight = ctx.saved_tensors
 
-        def part(quick: bool, wanted: list[bool]) -> tuple[Tensor | None, ...]:
+        def part(quick: bool, wanted: list[bool]) -> tuple:
             "Gradients of x and weight as wanted, in bfloat16 where that is quick."
             dtype, last = torch.bfloat16 if quick else torch.float32, {"memory_format": torch.channels_last}
             maps = [t.to(dtype).contiguous(**last) for t in (gradient, x)]
@@ -112,11 +119,12 @@ class DepthwiseConv(_SameConv):
         return self._conv_forward(x, self.weight, self.bias)
 
 
-def quick_depthwise(net: nn.Module) -> nn.Module:
+def quick_depthwise(net: _Net) -> _Net:
     "A copy of `net` whose learning depthwise convolutions are `DepthwiseConv`."
     net = copy.deepcopy(net)
     for parent in list(net.modules()):
-        for name, m in list(parent.named_children()):
+        children: list[tuple[str, Any]] = list(parent.named_children())
+        for name, m in children:
             if (
                 type(m) in PLAIN
                 and m.groups == m.in_channels > 1

@@ -166,6 +166,7 @@ def place_keypoints(
     last = torch.tensor([size[1] - 1.0, size[0] - 1.0], device=keypoints.device)
     k = torch.minimum(keypoints.clamp(min=0), last)
     if config.snap is not None:
+        assert sigmas is not None
         likely = person > config.score_threshold
         k = snap(k, heatmap, stride, sigmas, config.snap, config.snap_power, likely)
     return torch.minimum(k.clamp(min=0), last)
@@ -358,7 +359,7 @@ def predict(
 ) -> "Result | list[Result]":
     "Find the people of one picture, or of several. Raises SmprError for pictures that cannot be read."
     if isinstance(source, (list, tuple)):
-        return [predict(model, s, config, see) for s in source]
+        return [predict(model, s, config, see) for s in source]  # type: ignore[misc]
     name = str(source) if isinstance(source, (str, Path)) else ""
     if name:
         image = read_image(Path(source))
@@ -368,7 +369,8 @@ def predict(
         raise SmprError(
             f"picture array has shape {image.shape} and type {image.dtype}; give (H, W, 3) uint8 RGB"
         )
-    poses = find_poses(model, image, config or getattr(model, "test", TestConfig()), see)
+    chosen: TestConfig = config or getattr(model, "test", None) or TestConfig()
+    poses = find_poses(model, image, chosen, see)
     k = poses.keypoints.float().cpu().numpy()
     return Result(
         image,

@@ -395,6 +395,7 @@ class SMPR(nn.Module):
     mean: Tensor  # (3, 1, 1) of pixel values
     std: Tensor  # (3, 1, 1)
     sigmas: Tensor  # (K,)
+    test: Any  # test settings, of a network that was loaded
 
     def __init__(self, config: ModelConfig = ModelConfig(), skeleton: Skeleton = COCO17):
         super().__init__()

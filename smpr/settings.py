@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Literal
 
 from .config import Options, Rule, SmprError, Whole, checked, field_types, in_words
+
+if TYPE_CHECKING:
+    import torch
 
 # %% ../nbs/appendix/settings.ipynb #1d29e749
 DEVICE_NAMES = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -66,7 +69,7 @@ def load_settings(start: Path | None = None) -> Settings:
         given, source = os.environ.get(variable), f"environment variable {variable}"
         value = given or parser.get(section, name, fallback=getattr(Settings, name))
         if kind is Path:
-            value = (Path.cwd() if given else base) / Path(value).expanduser()
+            value = (Path.cwd() if given else base) / Path(str(value)).expanduser()
         try:
             values[name] = checked(kind, value)
         except ValueError:
@@ -77,7 +80,7 @@ def load_settings(start: Path | None = None) -> Settings:
 # %% ../nbs/appendix/settings.ipynb #b5ee57b7
 def resolve_device(
     name: str = "auto",  # auto, cpu, cuda or cuda:N
-) -> "torch.device":  # noqa: F821
+) -> "torch.device":
     "The device to compute on; `auto` takes a GPU if there is one. Raises SmprError for a missing one."
     import torch  # seconds, which `smpr --help` need not wait for
 

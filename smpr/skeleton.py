@@ -41,6 +41,7 @@ class Skeleton(Options):
                 return f"{field} holds {outside[0]}; indices go from 0 to {k - 1}"
         if len(set(mirrored)) != len(mirrored):
             return "flip_pairs: a keypoint is in two flip_pairs; give it one twin"
+        return None
 
     @property
     def K(self) -> int:

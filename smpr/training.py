@@ -267,11 +267,13 @@ def averaged(state: TrainState, config: Config) -> SMPR:
 def measure(net: SMPR, poses: PoseSet, config: TestConfig, progress: bool = True) -> dict[str, float]:
     "The ten COCO numbers of a set; several processes share the pictures and all get the numbers."
     rank, world = rank_world()
-    found = [detect_set(net, poses.subset(range(rank, len(poses), world)), config, progress and rank == 0)]
+    found: list = [
+        detect_set(net, poses.subset(range(rank, len(poses), world)), config, progress and rank == 0)
+    ]
     if world > 1:
         mine, found = found[0], [None] * world
         dist.all_gather_object(found, mine)
-    numbers = [evaluate(poses, sum(found, [])) if rank == 0 else None]
+    numbers: list = [evaluate(poses, sum(found, [])) if rank == 0 else None]
     if world > 1:
         dist.broadcast_object_list(numbers)
     return numbers[0]
@@ -335,7 +337,7 @@ def open_run(run: Path, config: Config, train_set: PoseSet, state: TrainState, r
     if found:
         move_to_front(found, run / "last")
     skipped = skipped_people(train_set)
-    about = {"images": str(train_set.images), "annotations": str(train_set.annotations)}
+    about: dict = {"images": str(train_set.images), "annotations": str(train_set.annotations)}
     about |= {"pictures": len(train_set), "skipped": {why: len(ids) for why, ids in skipped.items()}}
     about = {"config": to_dict(config), "skeleton": to_dict(train_set.skeleton), "train_set": about}
     try:
@@ -409,7 +411,7 @@ class Keeper:
 
     def save(self, name: str = "last") -> str:
         "Write a checkpoint; says so."
-        about = {"pictures": len(self.train_set), "checked": self.checked == self.state.step}
+        about: dict = {"pictures": len(self.train_set), "checked": self.checked == self.state.step}
         if self.metrics:
             about["metrics"] = self.metrics
         if self.log:
@@ -418,6 +420,7 @@ class Keeper:
 
     def check(self) -> None:
         "Measure on the validation set; keep the checkpoint as `best` when no earlier one was better."
+        assert self.val_set is not None
         net, began = averaged(self.state, self.config), time.monotonic()
         self.metrics = measure(net, self.val_set, self.test, self.options.progress)
         if self.log:

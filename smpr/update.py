@@ -19,8 +19,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
+from functools import reduce
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 # %% ../nbs/13_update.ipynb #f76b3912
 import torch
@@ -187,14 +188,18 @@ def backward_in_parts(model: nn.Module, net: SMPR, batch: Batch, config: Config)
         seen = [forward_batch(model, net, p, config) for p in parts]
     names = ("person_logits", "initial", "refined", "score_logits", "heatmap_logits")
     names = [n for n in names if getattr(seen[0], n) is not None]
-    outputs = {n: torch.cat([getattr(s, n) for s in seen]).requires_grad_() for n in names}
+    outputs: dict = {n: torch.cat([getattr(s, n) for s in seen]).requires_grad_() for n in names}
     people = [p.to(net.mean.device) for p in batch.people]
     losses = compute_losses(replace(seen[0], **outputs), people, net.sigmas, config.assign, config.loss)
-    sum(losses.values()).backward()  # ... then differentiate the losses, ...
+    reduce(torch.add, losses.values()).backward()  # ... then differentiate the losses, ...
     done = 0
     for part in parts:  # ... then each part
         rows = slice(done, done := done + len(part.people))
-        wait = model.no_sync() if part is not parts[-1] and hasattr(model, "no_sync") else nullcontext()
+        wait = (
+            model.no_sync()
+            if part is not parts[-1] and isinstance(model, DistributedDataParallel)
+            else nullcontext()
+        )
         with wait:
             again = forward_batch(model, net, part, config)
             gradients = [outputs[n].grad[rows] for n in names]
@@ -207,7 +212,7 @@ def backward_batch(model: nn.Module, net: SMPR, batch: Batch, config: Config) ->
     if config.train.accumulate > 1:
         return backward_in_parts(model, net, batch, config)
     losses = batch_losses(model, net, batch, config)
-    sum(losses.values()).backward()
+    reduce(torch.add, losses.values()).backward()
     return losses
 
 # %% ../nbs/13_update.ipynb #82f77141
@@ -236,7 +241,8 @@ def processes(device: str = "auto") -> Iterator[torch.device]:
 # %% ../nbs/13_update.ipynb #1e0bba38
 def wrap(net: SMPR, compiled: bool = False) -> nn.Module:  # compiled: by torch.compile
     "The network as the training step calls it: with several processes it averages their gradients."
-    model, place = torch.compile(net) if compiled else net, net.mean.device
+    model: Any = torch.compile(net) if compiled else net
+    place = net.mean.device
     if rank_world()[1] == 1:
         return model
     mine = [place.index] if place.type == "cuda" else None
@@ -324,7 +330,7 @@ def make_state(
     net = fold_norms(net, frozen_only=True)
     if config.train.bf16 and torch.device(device).type == "cpu":
         net = quick_depthwise(net)
-    return TrainState.of(net.to(device, memory_format=torch.channels_last).train(), config)
+    return TrainState.of(net.to(device).to(memory_format=torch.channels_last).train(), config)
 
 # %% ../nbs/13_update.ipynb #19f623bc
 class BadNumbers(SmprError):
@@ -376,7 +382,7 @@ def keep_bad_step(
     tensors |= {"images": batch.images, "sizes": batch.sizes}
     for i, p in enumerate(batch.people):
         tensors |= {f"people.{i}.{name}": getattr(p, name) for name in ("keypoints", "boxes", "areas")}
-    notes = {"config": to_dict(config), "skeleton": to_dict(state.net.skeleton)}
+    notes: dict = {"config": to_dict(config), "skeleton": to_dict(state.net.skeleton)}
     notes |= {"step": state.step + 1, "pictures": ids}
     path, text = run / f"bad_step_{rank}.safetensors", f"{error}; pictures {', '.join(map(str, ids))}"
     try:

@@ -26,7 +26,8 @@ def spans(choices: type) -> dict[str, Span | None]:
 def corners(choices: type) -> Iterator:  # a configuration of spans and enumerations
     "Every combination of the sliders' two ends and all members of the enumerations."
     ranges = spans(choices)
-    ends = [(s.low, s.high) if (s := ranges[f.name]) else list(type(f.default)) for f in fields(choices)]
+    kinds: dict = {f.name: type(f.default) for f in fields(choices)}
+    ends = [(s.low, s.high) if (s := ranges[f.name]) else list(kinds[f.name]) for f in fields(choices)]
     for values in product(*ends):
         yield choices(*values)
 
