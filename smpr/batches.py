@@ -61,7 +61,8 @@ def clip_people(
     sample: Sample,  # people may lie outside the picture
     outside: Outside,  # what becomes of keypoints there
 ) -> Sample:
-    "Settle the people after a crop: keypoints by `outside`, areas by the share of the keypoint box that is left (published code)."
+    """Settle the people after a crop: keypoints by `outside`, areas by the share of the keypoint box that is
+    left (published code)."""
     h, w = sample.image.shape[:2]
     k, boxes = sample.keypoints.copy(), None
     before = _box_area(k)
@@ -102,7 +103,8 @@ def warp(
     center: tuple[float, float],  # the point of the old picture that becomes the new centre, px
     outside: Outside = Outside.DROP,  # what becomes of keypoints outside
 ) -> Sample:  # without boxes: a turned box is none
-    "Zoom, turn and shift in one bilinear lookup (after shrinking): the strong augmentation of small runs. Grey fills what was never seen."
+    """Zoom, turn and shift in one bilinear lookup (after shrinking): the strong augmentation of small runs.
+    Grey fills what was never seen."""
     c, s = np.cos(np.deg2rad(turn)) * zoom, np.sin(np.deg2rad(turn)) * zoom
     forward = np.array([[c, -s], [s, c]])
     middle = (np.array(size[::-1]) - 1) / 2
@@ -274,7 +276,8 @@ def populated(
     skeleton: Skeleton,
     rng: np.random.Generator,
 ) -> tuple[int, Sample]:
-    "A random sample of a record, or of another one when nobody is left in it (published code); and which record that was."
+    """A random sample of a record, or of another one when nobody is left in it (published code); and which
+    record that was."""
     for attempt in range(20):
         sample = augment(start(index), config, skeleton, rng)
         if len(sample.areas) or not config.replace_empty:
@@ -285,7 +288,8 @@ def populated(
 
 # %% ../nbs/10_batches.ipynb #5dda4b35
 class TrainStream(Dataset):
-    "An endless, numbered stream of training samples: draw n is the same sample in every run, process and worker."
+    """An endless, numbered stream of training samples: draw n is the same sample in every run, process and
+    worker."""
 
     def __init__(self, poses: PoseSet, config: DataConfig, seed: int = 0):
         self.poses, self.config, self.seed = poses, config, seed
@@ -322,7 +326,8 @@ class TrainStream(Dataset):
         return self._draw(draw)[1]
 
     def shown(self, draw: int) -> list[PictureRecord]:
-        "The records that a draw ends up showing: others than `index` says where a crop left nobody, four where it is a mosaic."
+        """The records that a draw ends up showing: others than `index` says where a crop left nobody, four
+        where it is a mosaic."""
         return [self.poses.records[i] for i in self._draw(draw)[0]]
 
     def _draw(self, draw: int) -> tuple[list[int], Sample]:
@@ -334,7 +339,10 @@ class TrainStream(Dataset):
                 replace(config, short=config.short // 2, long=config.long // 2, frame=config.frame // 2),
             )
         boxes = config.pseudo_box if config.zoom is None else None  # a turned box is none
-        start = lambda i: make_sample(self.picture(i), self.poses.records[i], boxes)
+
+        def start(i):
+            return make_sample(self.picture(i), self.poses.records[i], boxes)
+
         parts = [populated(start, int(i), self.order, config, self.poses.skeleton, rng) for i in picks]
         return [i for i, _ in parts], parts[0][1] if len(parts) == 1 else mosaic([s for _, s in parts])
 
@@ -376,7 +384,8 @@ class Collate:
 
 # %% ../nbs/10_batches.ipynb #156aca6a
 def one_thread(worker: int) -> None:
-    "Worker processes decode with one thread each, and leave Ctrl-C and SIGTERM, which all processes of a group get, to the training process."
+    """Worker processes decode with one thread each, and leave Ctrl-C and SIGTERM, which all processes of a
+    group get, to the training process."""
     torch.set_num_threads(1)
     if threading.current_thread() is threading.main_thread():  # as it is in a process of its own
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -384,12 +393,14 @@ def one_thread(worker: int) -> None:
 
 # %% ../nbs/10_batches.ipynb #1f3e1ee0
 def train_loader(stream: TrainStream, sampler: DrawSampler, workers: int = 2) -> DataLoader:
-    "Batches of the stream in the order of the sampler, prepared by `workers` processes (0: in this one). Raises SmprError."
+    """Batches of the stream in the order of the sampler, prepared by `workers` processes (0: in this one).
+    Raises SmprError."""
     if (
         workers and len(os.fsencode(place := tempfile.gettempdir())) > 75
     ):  # batches come through a socket in it; with a longer name none ever would
         raise SmprError(
-            f"{place}: the temporary folder's path is too long for processes that load pictures (at most 75 bytes); set TMPDIR to a shorter one, or workers = 0 in settings.ini"
+            f"{place}: the temporary folder's path is too long for processes that load pictures (at most 75 "
+            "bytes); set TMPDIR to a shorter one, or workers = 0 in settings.ini"
         )
     return DataLoader(
         stream,

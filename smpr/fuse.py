@@ -34,7 +34,8 @@ class _SameConv(nn.Conv2d):
 
 # %% ../nbs/appendix/fuse.ipynb #73904116
 class FoldedNorm(nn.BatchNorm2d):
-    "The numbers of a norm whose work the convolution before it does; an activation that came with the norm stays."
+    """The numbers of a norm whose work the convolution before it does; an activation that came with the norm
+    stays."""
 
     def __init__(self, norm: nn.BatchNorm2d):
         super().__init__(norm.num_features, norm.eps, device="meta")
@@ -70,7 +71,8 @@ class FoldedConv(_SameConv):
 
 # %% ../nbs/appendix/fuse.ipynb #d236fa3e
 def fold_norms(net: _Net, frozen_only: bool = False) -> _Net:
-    "A copy of `net` whose convolutions do the work of the batch norm behind them. For norms that use stored statistics."
+    """A copy of `net` whose convolutions do the work of the batch norm behind them. For norms that use stored
+    statistics."""
     net = copy.deepcopy(net)
     for parent in list(net.modules()):
         children: list[tuple[str, Any]] = list(parent.named_children())

@@ -103,9 +103,12 @@ def make_targets(
 ) -> Targets:
     "Targets of picture `n`. They depend on what the network predicts now (Sec. III-C, III-E, III-F)."
     region = assign_regions(pred.locations, pred.strides, people.boxes, pred.level_strides, config)
-    near = lambda offsets: oks(
-        decode_pose(offsets.float(), pred.locations, pred.strides), people.keypoints, people.areas, sigmas
-    )
+
+    def near(offsets):
+        return oks(
+            decode_pose(offsets.float(), pred.locations, pred.strides), people.keypoints, people.areas, sigmas
+        )
+
     first = near(pred.initial[n])
     second = first  # as long as nobody asks for the OKS of the second poses
     if pred.refined is not None and Variant.PAPER in (config.oks_source, config.score_target):
@@ -139,7 +142,8 @@ def stack_targets(
 
 # %% ../nbs/07_losses.ipynb #3131b6cf
 def _owned(pred: Predictions, offsets: Tensor, persons: Tensor, people: list[People]) -> tuple[Tensor, ...]:
-    "Locations that have a person: their picture and number (M,), their poses (M, K, 2), and each one's person: keypoints (M, K, 3), area (M,)."
+    """Locations that have a person: their picture and number (M,), their poses (M, K, 2), and each one's
+    person: keypoints (M, K, 3), area (M,)."""
     n, p = (persons >= 0).nonzero(as_tuple=True)
     first = torch.tensor([0] + [len(x.boxes) for x in people], device=persons.device).cumsum(0)
     own = first[n] + persons[n, p]
@@ -156,13 +160,15 @@ def _owned(pred: Predictions, offsets: Tensor, persons: Tensor, people: list[Peo
 def _weighted_l1(
     pred: Predictions, offsets: Tensor, persons: Tensor, people: list[People], weight: Tensor
 ) -> Tensor:
-    "Sum of weight times L1 over the locations that have a person; offsets (N, P, 2K), persons and weight (N, P)."
+    """Sum of weight times L1 over the locations that have a person; offsets (N, P, 2K), persons and weight
+    (N, P)."""
     n, p, poses, truth, _ = _owned(pred, offsets, persons, people)
     return (weight[n, p] * pose_l1(poses, truth, pred.strides[p])).sum()
 
 # %% ../nbs/07_losses.ipynb #a1389e34
 def loss_counts(t: Targets, marks: Tensor | None, config: LossConfig) -> tuple[Tensor, int]:
-    "Region positives, refinement positives, the sums of their weights, pictures, heatmap positives, (6,); and the number of processes."
+    """Region positives, refinement positives, the sums of their weights, pictures, heatmap positives, (6,);
+    and the number of processes."""
     in_region, positive = t.region >= 0, t.refined >= 0
     counts = [
         in_region.sum(),
@@ -207,7 +213,8 @@ def compute_losses(
     assign: AssignConfig = AssignConfig(),  # who learns
     config: LossConfig = LossConfig(),  # weights
 ) -> dict[str, Tensor]:  # person, initial and, where the network has them, refined, score, heatmap
-    "The weighted losses of eq. 5 by name; their sum is what training minimises (normalisers: published code)."
+    """The weighted losses of eq. 5 by name; their sum is what training minimises (normalisers: published
+    code)."""
     t = stack_targets(pred, people, sigmas, assign)
     if config.oks_weighted == Variant.PAPER:
         t.weight = torch.ones_like(t.weight)

@@ -107,7 +107,8 @@ class ModelConfig(Options):
 
 # %% ../nbs/08_model.ipynb #c566d40b
 class Backbone(nn.Module):
-    "A network body that returns its last four stages; batch norm always uses its stored statistics (published code)."
+    """A network body that returns its last four stages; batch norm always uses its stored statistics
+    (published code)."""
 
     def __init__(
         self,
@@ -367,14 +368,16 @@ def _rows(part: tuple[Tensor | None, ...]) -> Any:
 
 # %% ../nbs/08_model.ipynb #c3716329
 def make_neck(config: ModelConfig, backbone: Backbone) -> tuple[nn.Module, slice]:
-    "The neck that `config` names and which of the backbone's maps it reads. Raises `SmprError` for strides it cannot make."
+    """The neck that `config` names and which of the backbone's maps it reads. Raises `SmprError` for strides
+    it cannot make."""
     hrnet = config.backbone in (BackboneName.HRNET_W32, BackboneName.HRNET_W48)
     name = NeckName.HRFPN if hrnet and config.hrnet_neck == Variant.CODE else config.neck
     n, first = len(config.strides), config.strides[0]
     starts = (2 * backbone.strides[0],) if name == NeckName.HRFPN else backbone.strides
     if first not in starts or any(b != 2 * a for a, b in zip(config.strides, config.strides[1:])):
         raise SmprError(
-            f"ModelConfig: strides {config.strides}: with neck {name} start with {' or '.join(map(str, starts))} and double from level to level"
+            f"ModelConfig: strides {config.strides}: with neck {name} start with "
+            f"{' or '.join(map(str, starts))} and double from level to level"
         )
     if name == NeckName.HRFPN:
         return HRFPN(backbone.channels, config.width, n), slice(0, None)

@@ -1,4 +1,5 @@
-"""Who may import whom, as data; the walk over all imports, those inside functions too, that holds the package to it."""
+"""Who may import whom, as data; the walk over all imports, those inside functions too, that holds the package
+to it."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter

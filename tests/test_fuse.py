@@ -1,4 +1,5 @@
-"""Networks with folded norms and quick depthwise gradients are ordinary networks: nothing in them is patched."""
+"""Networks with folded norms and quick depthwise gradients are ordinary networks: nothing in them is
+patched."""
 
 import copy
 import io

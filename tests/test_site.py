@@ -17,7 +17,8 @@ def test_a_sound_site(tmp_path):
     (tmp_path / "a b.png").write_bytes(b"")
     assert site(
         tmp_path,
-        one='<a href="two.html#here">x</a><img src="a%20b.png"><a href="https://arxiv.org/abs/2006.15576">y</a>',
+        one='<a href="two.html#here">x</a><img src="a%20b.png"><a '
+        'href="https://arxiv.org/abs/2006.15576">y</a>',
         two='<h2 id="here">z</h2><a href="#here">up</a>',
     ) == (2, 3, [])
 
@@ -26,7 +27,8 @@ def test_what_is_broken_is_named(tmp_path):
     (tmp_path / "style.css").write_text("@import url(https://example.org/font.css);")
     pages, links, faults = site(
         tmp_path,
-        one='<a href="none.html">x</a><a href="#nowhere">y</a><img src="gone.png"><script src="https://example.org/x.js"></script>',
+        one='<a href="none.html">x</a><a href="#nowhere">y</a><img src="gone.png"><script '
+        'src="https://example.org/x.js"></script>',
     )
     assert (pages, links, len(faults)) == (1, 4, 5)
     for word in ("none.html", "#nowhere", "gone.png", "x.js", "font.css"):

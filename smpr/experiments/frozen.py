@@ -46,7 +46,10 @@ class FrozenFeatures:
         self.shapes = [tuple(map(int, s)) for s in table["shapes"]]  # (C, h, w) of each map
         self.cuts = np.cumsum([0] + [int(np.prod(s)) for s in self.shapes])
         ends = np.cumsum(table["counts"])
-        part = lambda name: np.split(table[name], ends[:-1])
+
+        def part(name):
+            return np.split(table[name], ends[:-1])
+
         self.people = [
             People(*map(torch.from_numpy, p)) for p in zip(part("keypoints"), part("boxes"), part("areas"))
         ]
@@ -85,7 +88,10 @@ def freeze_features(
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             half = Path(folder) / "maps.bin"
             people, shapes = _compute_features(net, samples, count, pseudo_box, half, progress)
-            join = lambda name: np.concatenate([getattr(p, name).numpy() for p in people])
+
+            def join(name):
+                return np.concatenate([getattr(p, name).numpy() for p in people])
+
             np.savez(
                 half.with_suffix(".npz"),
                 shapes=shapes,

@@ -324,9 +324,10 @@ def feature_files(
     weights = hashlib.sha256()
     for name, t in net.backbone.state_dict().items():
         weights.update(name.encode() + t.cpu().numpy().tobytes())
-    key = lambda *parts: hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[
-        :16
-    ]
+
+    def key(*parts):
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
     model = [config.model.backbone, net.used.start, net.used.stop, config.model.pixels, weights.hexdigest()]
     return (
         cache / f"train-{key(model, to_dict(config.data), set_hash(train_set), scale.views)}.bin",

@@ -262,7 +262,10 @@ def paired_step(
     "Difference of two rows with its interval over redrawn pictures and seeds."
     rng, (count, S) = np.random.default_rng(seed), before.shape
     picks = rng.integers(0, S, (count, S))
-    take = lambda a: np.take_along_axis(a, picks, 1).mean(1)
+
+    def take(a):
+        return np.take_along_axis(a, picks, 1).mean(1)
+
     low, high = np.nanpercentile(100 * (take(after) - take(before)), (2.5, 97.5))
     return Step(label, 100 * (points[1] - points[0]), float(low), float(high), S)
 

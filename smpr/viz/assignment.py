@@ -128,7 +128,8 @@ def draw_level(
 def _sheet(
     image: np.ndarray, count: int, tile: tuple[int, int], gap: int, columns: int
 ) -> tuple[np.ndarray, list[tuple]]:
-    "A white sheet with `count` pale copies of a picture, each (height, width) px, and their upper left places."
+    """A white sheet with `count` pale copies of a picture, each (height, width) px, and their upper left
+    places."""
     h, w = tile
     small = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR), np.float32)
     corners = [(n % columns * (w + gap), n // columns * (h + 2 * gap) + 2 * gap) for n in range(count)]

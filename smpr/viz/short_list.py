@@ -119,7 +119,8 @@ def draw_list(
         xlabel=f"place in the list, sorted by {choices.ranking}",
     )
     figure.suptitle(
-        f"{len(likely)} likely candidates, {len(place)} poses in the list, {(poses.scores > 0.3).sum()} of them above 0.3",
+        f"{len(likely)} likely candidates, {len(place)} poses in the list, {(poses.scores > 0.3).sum()} of "
+        "them above 0.3",
         fontsize=10,
     )
     return figure
