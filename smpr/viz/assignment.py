@@ -35,7 +35,6 @@ class AssignedScene:
 
     image: np.ndarray  # (H, W, 3) the picture, in its own size
     size: tuple[int, int]  # (height, width) px after scaling; all px below are in this size
-    keypoints: Tensor  # (G, K, 3)
     boxes: Tensor  # (G, 4) pseudo boxes, px
     locations: Tensor  # (P, 2) px
     strides: Tensor  # (P,) px
@@ -45,13 +44,12 @@ class AssignedScene:
 
 # %% ../../nbs/viz/assignment.ipynb #b75ba0c6
 def assign_scene(
-    scene: Scene,  # picture and people
-    config: AssignConfig = AssignConfig(),  # the choices
+    scene: Scene,
+    config: AssignConfig = AssignConfig(),
     scale: float = 1.0,  # enlarges the picture before assigning
-    noise: float = 0.35,  # of `stand_in_poses`
-    seed: int = 0,  # of `stand_in_poses`
     level_strides: tuple[int, ...] = (8, 16, 32, 64, 128),  # px
     skeleton: Skeleton = COCO17,  # its sigmas enter OKS
+    **more,  # of `stand_in_poses`: noise, seed
 ) -> AssignedScene:
     "Region and refinement positives of a scene, the latter for stand-in poses."
     h, w = (int(side * scale + 0.5) for side in scene.image.shape[:2])
@@ -60,43 +58,30 @@ def assign_scene(
     locations, strides = level_locations(level_sizes(h, w, level_strides), level_strides)
     boxes = pseudo_boxes(keypoints)
     region = assign_regions(locations, strides, boxes, level_strides, config)
-    similarity = oks(
-        stand_in_poses(locations, keypoints, noise, seed), keypoints, areas, torch.tensor(skeleton.sigmas)
-    )
-    refined = refinement_persons(region, similarity, config)
-    return AssignedScene(scene.image, (h, w), keypoints, boxes, locations, strides, region, refined, config)
+    poses = stand_in_poses(locations, keypoints, **more)
+    refined = refinement_persons(region, oks(poses, keypoints, areas, torch.tensor(skeleton.sigmas)), config)
+    return AssignedScene(scene.image, (h, w), boxes, locations, strides, region, refined, config)
 
 # %% ../../nbs/viz/assignment.ipynb #26f863b0
-def _outlines(
-    boxes: Tensor,  # (M, 4) px
-) -> Tensor:  # (M * 6, 2) px
+def _outlines(boxes: Tensor) -> Tensor:  # (M, 4) px -> (M * 6, 2) px
     "Corners of boxes as one line with gaps."
-    return torch.cat(
-        [
-            boxes[:, [0, 1, 2, 1, 2, 3, 0, 3, 0, 1]].reshape(-1, 5, 2),
-            boxes.new_full((len(boxes), 1, 2), torch.nan),
-        ],
-        1,
-    ).reshape(-1, 2)
+    gap = boxes.new_full((len(boxes), 2), torch.nan)
+    return torch.cat([boxes[:, [0, 1, 2, 1, 2, 3, 0, 3, 0, 1]], gap], 1).reshape(-1, 2)
 
 # %% ../../nbs/viz/assignment.ipynb #4a93b696
-def draw_marks(
-    ax,  # matplotlib axes
-    view: AssignedScene,  # from `assign_scene`
-    corners: dict[int, tuple],
-):  # stride (px) -> where the upper left corner of its picture lies, (x, y) px
-    "Boxes, regions and positives of levels; black rings mark refinement positives."
+def draw_marks(ax, view: AssignedScene, corners: dict[int, tuple]):
+    "Boxes, regions, positives (refined: ringed) of levels; `corners`: stride -> (x, y) of its picture, px."
     strides = torch.tensor(list(corners))
     at = torch.tensor(list(corners.values()), dtype=torch.float32)  # (L, 2)
     shift = sum((view.strides == s)[:, None] * at[n] for n, s in enumerate(corners))  # (P, 2)
     drawn, places = torch.isin(view.strides, strides), view.locations + shift
-    regions = torch.stack(
-        [r.expand(-1, len(strides)) for r in region_boxes(view.boxes, strides, view.config)], -1
-    )  # (G, L, 4)
-    whole = view.boxes[:, None].expand_as(regions)
+    sides = region_boxes(view.boxes, strides, view.config)
+    regions = torch.stack([s.expand(-1, len(strides)) for s in sides], -1)  # (G, L, 4)
+    kinds = [(view.boxes[:, None].expand_as(regions), "-")]
+    kinds += [(regions, "--")] * (view.config.region == Region.SHRUNK)
     for g in range(len(view.boxes)):
         color = COLORS[g % len(COLORS)]
-        for boxes, style in [(whole, "-")] + [(regions, "--")] * (view.config.region == Region.SHRUNK):
+        for boxes, style in kinds:
             ax.plot(*_outlines(boxes[g] + at.repeat(1, 2)).T, style, color=color, lw=1)
         ax.plot(*places[drawn & (view.region == g)].T, "o", color=color, ms=4)
         ax.plot(*places[drawn & (view.refined == g)].T, "o", mfc=color, mec="k", mew=1.2, ms=6)
@@ -104,17 +89,11 @@ def draw_marks(
 # %% ../../nbs/viz/assignment.ipynb #8250084e
 def _counts(view: AssignedScene, stride: int) -> str:
     "How many locations of a level are positives."
-    chosen, refined = (
-        ((view.strides == stride) & (owner >= 0)).sum() for owner in (view.region, view.refined)
-    )
-    return f"stride {stride}: {chosen} in a region, {refined} refined"
+    n, m = (((view.strides == stride) & (owner >= 0)).sum() for owner in (view.region, view.refined))
+    return f"stride {stride}: {n} in a region, {m} refined"
 
 # %% ../../nbs/viz/assignment.ipynb #6ec7a8ce
-def draw_level(
-    ax,  # matplotlib axes
-    view: AssignedScene,  # from `assign_scene`
-    stride: int,
-):  # px, the level to draw
+def draw_level(ax, view: AssignedScene, stride: int):  # matplotlib axes; px, the level to draw
     "One level over the picture, its positives counted in the title."
     height, width = view.size
     ax.imshow(view.image, alpha=0.55, extent=(0, width, height, 0))
@@ -125,11 +104,8 @@ def draw_level(
     return ax
 
 # %% ../../nbs/viz/assignment.ipynb #7f7ca950
-def _sheet(
-    image: np.ndarray, count: int, tile: tuple[int, int], gap: int, columns: int
-) -> tuple[np.ndarray, list[tuple]]:
-    """A white sheet with `count` pale copies of a picture, each (height, width) px, and their upper left
-    places."""
+def _sheet(image: np.ndarray, count: int, tile: tuple, gap: int, columns: int) -> tuple[np.ndarray, list]:
+    "A white sheet with `count` pale copies of a picture, each `tile` (h, w) px, and their upper left places."
     h, w = tile
     small = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR), np.float32)
     corners = [(n % columns * (w + gap), n // columns * (h + 2 * gap) + 2 * gap) for n in range(count)]
@@ -139,34 +115,24 @@ def _sheet(
     return sheet, corners
 
 # %% ../../nbs/viz/assignment.ipynb #d3b406b0
-def draw_assignment(
-    scene: Scene,  # picture and people
-    config: AssignConfig = AssignConfig(),  # the choices
-    scale: float = 1.0,  # enlarges the picture before assigning
-    noise: float = 0.35,  # of `stand_in_poses`
-    seed: int = 0,  # of `stand_in_poses`
-    level_strides: tuple[int, ...] = (8, 16, 32, 64, 128),  # px
-    skeleton: Skeleton = COCO17,  # its sigmas enter OKS
-) -> Figure:
+def draw_assignment(scene: Scene, *choices, **more) -> Figure:  # arguments of `assign_scene`
     "A figure with one picture per level: who learns whom. Same arguments, same figure."
-    view = assign_scene(scene, config, scale, noise, seed, level_strides, skeleton)
-    height, width = view.size
+    view = assign_scene(scene, *choices, **more)
+    levels, (height, width) = [int(s) for s in view.strides.unique()], view.size
     tile = (max(1, round(260 * height / width)), 260)  # px of the drawing
-    sheet, corners = _sheet(view.image, len(level_strides), tile, 8, min(3, len(level_strides)))
+    sheet, corners = _sheet(view.image, len(levels), tile, 8, min(3, len(levels)))
     h, w = sheet.shape[:2]
     figure = Figure(figsize=(w / 80, (h + 22) / 80), dpi=80)
     ax = figure.add_axes((0, 0, 1, h / (h + 22)))
     unit = width / tile[1]  # px of the scene per px of the drawing
     ax.imshow(sheet, extent=(0, w * unit, h * unit, 0), interpolation="nearest", aspect="auto")
-    draw_marks(ax, view, {s: (x * unit, y * unit) for s, (x, y) in zip(level_strides, corners)})
-    for s, (x, y) in zip(level_strides, corners):
+    draw_marks(ax, view, {s: (x * unit, y * unit) for s, (x, y) in zip(levels, corners)})
+    for s, (x, y) in zip(levels, corners):
         ax.text((x + tile[1] / 2) * unit, (y - 3) * unit, _counts(view, s), fontsize=10, ha="center")
     ax.set(xlim=(0, w * unit), ylim=(h * unit, 0))
     ax.axis("off")
-    chosen, refined = (view.region >= 0).sum(), (view.refined >= 0).sum()
-    figure.suptitle(
-        f"{chosen} positives by place, {refined} refined", fontsize=11, y=1 - 4 / (h + 22), va="top"
-    )
+    title = f"{(view.region >= 0).sum()} positives by place, {(view.refined >= 0).sum()} refined"
+    figure.suptitle(title, fontsize=11, y=1 - 4 / (h + 22), va="top")
     return figure
 
 # %% ../../nbs/viz/assignment.ipynb #c78c9d15
@@ -185,18 +151,10 @@ class AssignChoices(Options):
     @property
     def config(self) -> AssignConfig:
         "The options of this chapter."
-        return AssignConfig.preset(
-            self.rule,
-            region=self.region,
-            half_side=self.half_side,
-            range_unit=self.range_unit,
-            oks_threshold=self.oks_threshold,
-        )
+        names = ("region", "half_side", "range_unit", "oks_threshold")
+        return AssignConfig.preset(self.rule, **{name: getattr(self, name) for name in names})
 
-# %% ../../nbs/viz/assignment.ipynb #b02f5296
-def draw_choices(
-    choices: AssignChoices,
-    scenes: tuple[Scene, ...],  # counted round when there are fewer than the slider offers
-) -> Figure:
-    "What the panel shows: all levels of one scene."
+
+def draw_choices(choices: AssignChoices, scenes: tuple[Scene, ...]) -> Figure:
+    "What the panel shows: all levels of one of the scenes, counted round when there are few."
     return draw_assignment(scenes[choices.scene % len(scenes)], choices.config, choices.enlarged)

@@ -9,7 +9,7 @@ __all__ = ['spans', 'corners', 'as_png', 'Panel', 'panel']
 import html
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 
 from matplotlib.figure import Figure
@@ -22,14 +22,11 @@ def spans(choices: type) -> dict[str, Span | None]:
     marks = {name: take_apart(kind)[1] for name, kind in field_types(choices).items()}
     return {name: next((m for m in found if isinstance(m, Span)), None) for name, found in marks.items()}
 
-# %% ../../nbs/viz/panels.ipynb #b68ccf6d
+
 def corners(choices: type) -> Iterator:  # a configuration of spans and enumerations
     "Every combination of the sliders' two ends and all members of the enumerations."
-    ranges = spans(choices)
-    kinds: dict = {f.name: type(f.default) for f in fields(choices)}
-    ends = [(s.low, s.high) if (s := ranges[f.name]) else list(kinds[f.name]) for f in fields(choices)]
-    for values in product(*ends):
-        yield choices(*values)
+    ends = [(s.low, s.high) if s else list(type(getattr(choices, n))) for n, s in spans(choices).items()]
+    return (choices(*values) for values in product(*ends))
 
 # %% ../../nbs/viz/panels.ipynb #014c9edb
 def as_png(figure: Figure) -> bytes:
@@ -39,16 +36,15 @@ def as_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 # %% ../../nbs/viz/panels.ipynb #4b42f55a
-def _control(spec, span: Span | None, widgets):
-    "The control of one dataclass field."
-    common = {"description": spec.name.replace("_", " "), "style": {"description_width": "8em"}}
+def _control(name: str, start, span: Span | None, widgets):
+    "The control of one field that starts as `start`."
+    common = {"value": start, "description": name.replace("_", " ")}
+    common["style"] = {"description_width": "8em"}
     if span is None:
-        return widgets.ToggleButtons(
-            options=[(str(m), m) for m in type(spec.default)], value=spec.default, **common
-        )
-    make = widgets.IntSlider if isinstance(spec.default, int) else widgets.FloatSlider
+        return widgets.ToggleButtons(options=[(str(m), m) for m in type(start)], **common)
     common |= {"min": span.low, "max": span.high, "step": span.step}
-    return make(value=spec.default, layout=widgets.Layout(width="min(30em, 95%)"), **common)
+    make = widgets.IntSlider if isinstance(start, int) else widgets.FloatSlider
+    return make(layout=widgets.Layout(width="min(30em, 95%)"), **common)
 
 # %% ../../nbs/viz/panels.ipynb #c7bf93ce
 @dataclass(frozen=True)
@@ -61,17 +57,13 @@ class Panel:
     box: object  # all of them; the last line of a cell shows it
 
 # %% ../../nbs/viz/panels.ipynb #5575cce8
-def panel(
-    draw: Callable,  # choices -> Figure; the same choices, the same figure
-    choices: type,  # a configuration of spans and enumerations
-) -> Panel:
-    "Sliders and buttons for `choices` beside what `draw` makes of them. Raises SmprError without ipywidgets."
+def panel(draw: Callable, choices: type) -> Panel:
+    "Sliders and buttons for `choices` beside the figure `draw(choices)`. SmprError without ipywidgets."
     try:
         import ipywidgets as widgets
     except ImportError:
         raise SmprError("panels need ipywidgets: pip install ipywidgets") from None
-    ranges = spans(choices)
-    controls = {f.name: _control(f, ranges[f.name], widgets) for f in fields(choices)}
+    controls = {n: _control(n, getattr(choices, n), s, widgets) for n, s in spans(choices).items()}
     caption, picture = widgets.HTML(), widgets.Image(format="png")
 
     def redraw(change=None):

@@ -22,18 +22,12 @@ from ..representation import oks
 from ..skeleton import COLORS, Skeleton
 
 # %% ../../nbs/viz/score_vs_oks.ipynb #1de9aa02
-def draw_score_vs_oks(
-    ax,  # matplotlib axes
-    scores: np.ndarray,  # (D,) of `score_vs_oks`
-    best: np.ndarray,  # (D,) best OKS
-    label: str = "score",
-):  # what kind of score
-    "Scatter of score and true OKS on matplotlib axes, Spearman's rho in the title."
+def draw_score_vs_oks(ax, scores: np.ndarray, best: np.ndarray, label: str = "score"):
+    "Scatter of (D,) scores, called `label`, and best OKS on matplotlib axes, Spearman's rho in the title."
     ax.scatter(scores, best, s=6, alpha=0.4)
     ax.set(xlabel=label, ylabel="OKS with the truth", xlim=(0, 1), ylim=(0, 1))
-    ax.set_title(
-        f"Spearman's rho {rank_correlation(scores, best):.2f}, {len(scores)} detections", fontsize=11
-    )
+    rho = rank_correlation(scores, best)
+    ax.set_title(f"Spearman's rho {rho:.2f}, {len(scores)} detections", fontsize=11)
     return ax
 
 # %% ../../nbs/viz/score_vs_oks.ipynb #99831843
@@ -44,13 +38,9 @@ class PickChoices(Options):
     score: Annotated[float, Span(0, 1, 0.01)] = 0.5
     quality: Annotated[float, Span(0, 1, 0.01)] = 0.9  # OKS with the truth
 
-# %% ../../nbs/viz/score_vs_oks.ipynb #426e1630
-def pick(
-    scores: np.ndarray,  # (D,)
-    best: np.ndarray,  # (D,) best OKS
-    choices: PickChoices,
-) -> int:  # index of the detection
-    "The detection nearest to a point of the plot."
+
+def pick(scores: np.ndarray, best: np.ndarray, choices: PickChoices) -> int:
+    "The index of the detection, of scores and best OKS (D,), that is nearest to a point of the plot."
     return int(np.hypot(scores - choices.score, best - choices.quality).argmin())
 
 # %% ../../nbs/viz/score_vs_oks.ipynb #87bf1ac5
@@ -61,52 +51,31 @@ def _draw_pose(ax, keypoints: np.ndarray, skeleton: Skeleton, color: str, label:
 
 # %% ../../nbs/viz/score_vs_oks.ipynb #07fbe409
 def draw_pick(
-    choices: PickChoices,
-    results: list[dict],  # COCO results
-    poses: PoseSet,  # the set with the truth
-    scores: np.ndarray,  # (D,) of `score_vs_oks`
-    best: np.ndarray,  # (D,) best OKS
+    choices: PickChoices, results: list[dict], poses: PoseSet, scores: np.ndarray, best: np.ndarray
 ) -> Figure:
-    "The plot with the picked detection ringed, and its picture. Same arguments, same figure."
+    "The plot of `score_vs_oks` with the pick ringed, and its picture. Same arguments, same figure."
     n, figure = pick(scores, best, choices), Figure(figsize=(9, 3.4), dpi=80)
     ax, side = figure.add_axes((0.06, 0.13, 0.38, 0.77)), figure.add_axes((0.47, 0.02, 0.52, 0.88))
     ax.plot(scores, best, ".", color="0.6", ms=4)
     ax.plot(scores[n], best[n], "o", ms=11, mfc="none", mec=COLORS[1], mew=2)
-    ax.set(
-        xlim=(0, 1),
-        ylim=(0, 1),
-        xticks=[0, 0.5, 1],
-        yticks=[0, 0.5, 1],
-        xlabel="score",
-        ylabel="OKS with the truth",
-    )
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="OKS with the truth")
+    ax.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     r = next(r for r in poses.records if r.id == results[n]["image_id"])
     side.imshow(read_image(poses.images / r.file, r.size), interpolation="nearest")
     found = np.reshape(results[n]["keypoints"], (-1, 3))
     if len(r.areas):
-        near = oks(
-            torch.tensor(found[None, :, :2]),
-            torch.tensor(r.keypoints),
-            torch.tensor(r.areas),
-            torch.tensor(poses.skeleton.sigmas),
-        )
+        near = oks(*map(torch.tensor, (found[None, :, :2], r.keypoints, r.areas, poses.skeleton.sigmas)))
         _draw_pose(side, r.keypoints[int(near.argmax())], poses.skeleton, COLORS[5], "labelled")
     _draw_pose(side, found, poses.skeleton, COLORS[1], "detected")
     side.set(xlim=(-0.5, r.width - 0.5), ylim=(r.height - 0.5, -0.5))
     side.axis("off")
     side.legend(loc="lower right", fontsize=7)
-    figure.suptitle(
-        f"detection {n + 1} of {len(scores)}: picture {r.id}, score {scores[n]:.2f}, OKS {best[n]:.2f}",
-        fontsize=10,
-    )
+    title = f"detection {n + 1} of {len(scores)}: picture {r.id}, score {scores[n]:.2f}, OKS {best[n]:.2f}"
+    figure.suptitle(title, fontsize=10)
     return figure
 
 # %% ../../nbs/viz/score_vs_oks.ipynb #8c50cb03
-def clicked(
-    figure: Figure,  # of `draw_pick`
-    x: float,
-    y: float,  # px of its PNG from the left and the top
-) -> PickChoices:
-    "The point of the plot under a pixel, pushed into the plot."
+def clicked(figure: Figure, x: float, y: float) -> PickChoices:
+    "The point under a pixel of the PNG of `draw_pick`, px from left and top, pushed into the plot."
     point = figure.axes[0].transData.inverted().transform((x, figure.bbox.height - y)).clip(0, 1)
     return PickChoices(*(round(float(v), 2) for v in point))

@@ -30,7 +30,7 @@ class Nms(StrEnum):
     SOFT = "soft"  # loses score, boxes overlap (published code)
     OKS = "oks"  # dropped, poses are alike
 
-# %% ../../nbs/viz/short_list.ipynb #5f73e9c9
+
 class Ranking(StrEnum):
     "Which score sorts the candidates."
 
@@ -38,7 +38,7 @@ class Ranking(StrEnum):
     POSE = "pose"  # q, the pose score (PSM)
     PRODUCT = "product"  # p*q (Sec. III-F)
 
-# %% ../../nbs/viz/short_list.ipynb #36de0efb
+
 @dataclass(frozen=True)
 class ListChoices(Options):
     "What the panel of this chapter can choose."
@@ -46,9 +46,7 @@ class ListChoices(Options):
     nms: Nms = Nms.SOFT
     ranking: Ranking = Ranking.PRODUCT
     score_threshold: Annotated[float, Span(0, 0.95, 0.05)] = 0.05  # on p, as in DecodeConfig
-    nms_threshold: Annotated[float, Span(0, 1, 0.05)] = (
-        0.3  # overlap (IoU or OKS) from which candidates suffer
-    )
+    nms_threshold: Annotated[float, Span(0, 1, 0.05)] = 0.3  # IoU or OKS from which candidates suffer
 
 # %% ../../nbs/viz/short_list.ipynb #7e2934ac
 def thin_out(
@@ -60,22 +58,16 @@ def thin_out(
     "The short list under these choices; the default choices make that of `select`."
     likely = found.person > choices.score_threshold
     k, p, c = found.keypoints[likely], found.person[likely], found.confidence[likely]
-    left = {Ranking.PERSON: p, Ranking.POSE: c / p.clamp(min=1e-9), Ranking.PRODUCT: c}[
-        choices.ranking
-    ].clone()
+    ranks = {Ranking.PERSON: p, Ranking.POSE: c / p.clamp(min=1e-9), Ranking.PRODUCT: c}
+    left, sigmas = ranks[choices.ranking].clone(), torch.tensor(skeleton.sigmas)
     boxes, picked, values = torch.cat([k.amin(1), k.amax(1)], -1).numpy(), [], []
     while len(picked) < config.keep and len(left) and left.max() >= config.nms_min_score:
         best = int(left.argmax())
         picked.append(best)
         values.append(left[best].item())
-        near = (
-            pose_overlap(k[best], k, torch.tensor(skeleton.sigmas))
-            if choices.nms is Nms.OKS
-            else torch.from_numpy(box_iou(boxes[best], boxes))
-        )
-        left = torch.where(
-            near > choices.nms_threshold, left * (1 - near) if choices.nms is Nms.SOFT else -1.0, left
-        )
+        alike, soft = choices.nms is Nms.OKS, choices.nms is Nms.SOFT
+        near = pose_overlap(k[best], k, sigmas) if alike else torch.from_numpy(box_iou(boxes[best], boxes))
+        left = torch.where(near > choices.nms_threshold, left * (1 - near) if soft else -1.0, left)
         left[best] = -1
     return Poses(k[picked], torch.tensor(values))
 
@@ -83,44 +75,27 @@ def thin_out(
 def _draw_short_list(ax, poses: Poses, skeleton: Skeleton, middles: Tensor) -> None:
     "Limbs of each pose, the paler the lower its score, over the middles of all candidates."
     ax.plot(*middles.T, ".", color="k", ms=2, alpha=0.35)
-    for n, (k, score) in reversed(list(enumerate(zip(poses.keypoints, poses.scores.tolist())))):
-        limbs = LineCollection(
-            k[torch.tensor(skeleton.edges)].numpy(),
-            colors=COLORS[n % len(COLORS)],
-            linewidths=2,
-            alpha=min(0.1 + 0.9 * score / poses.scores[0].item(), 1.0),
-        )
-        ax.add_collection(limbs, autolim=False)
+    limbs, scores = poses.keypoints[:, torch.tensor(skeleton.edges)].numpy(), poses.scores.tolist()
+    for n in reversed(range(len(scores))):
+        style = {"color": COLORS[n % len(COLORS)], "alpha": min(0.1 + 0.9 * scores[n] / scores[0], 1.0)}
+        ax.add_collection(LineCollection(limbs[n], linewidths=2, **style), autolim=False)
 
-# %% ../../nbs/viz/short_list.ipynb #3bc67140
+
 def draw_list(
-    choices: ListChoices,
-    image: np.ndarray,  # (H, W, 3) uint8 RGB
-    found: Candidates,  # its candidates, of `predict_candidates`
-    skeleton: Skeleton = COCO17,
+    choices: ListChoices, image: np.ndarray, found: Candidates, skeleton: Skeleton = COCO17
 ) -> Figure:
-    "The short list over the picture beside its scores. Same arguments, same figure."
-    poses, likely = (
-        thin_out(found, choices, skeleton),
-        found.keypoints[found.person > choices.score_threshold],
-    )
+    "The short list over its picture (H, W, 3) beside its scores. Same arguments, same figure."
+    poses, likely = thin_out(found, choices, skeleton), found.person > choices.score_threshold
     figure, (h, w) = Figure(figsize=(9, 4), dpi=80), image.shape[:2]
     ax, bars = figure.add_axes((0, 0, 0.62, 0.92)), figure.add_axes((0.67, 0.13, 0.32, 0.78))
     ax.imshow(255 - (255 - image) // 5 * 3, interpolation="nearest")
-    _draw_short_list(ax, poses, skeleton, likely.mean(1))
+    _draw_short_list(ax, poses, skeleton, found.keypoints[likely].mean(1))
     ax.set(xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
     ax.axis("off")
     place = np.arange(len(poses.scores))
     bars.bar(place, poses.scores.numpy(), color=[COLORS[n % len(COLORS)] for n in place])
-    bars.set(
-        xlim=(-0.6, 19.6),
-        ylim=(0, 1),
-        xticks=[0, 5, 10, 15],
-        xlabel=f"place in the list, sorted by {choices.ranking}",
-    )
-    figure.suptitle(
-        f"{len(likely)} likely candidates, {len(place)} poses in the list, {(poses.scores > 0.3).sum()} of "
-        "them above 0.3",
-        fontsize=10,
-    )
+    label = f"place in the list, sorted by {choices.ranking}"
+    bars.set(xlim=(-0.6, 19.6), ylim=(0, 1), xticks=[0, 5, 10, 15], xlabel=label)
+    counts = f"{likely.sum()} likely candidates, {len(place)} poses in the list"
+    figure.suptitle(f"{counts}, {(poses.scores > 0.3).sum()} of them above 0.3", fontsize=10)
     return figure
