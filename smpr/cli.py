@@ -429,7 +429,8 @@ class Data(Options):
     def __call__(self) -> int:
         if self.what == "coco":
             return get_coco(self)
-        from smpr.data import check_set, load_set, set_hash
+        from smpr.command.check import check_set
+        from smpr.data import load_set, set_hash
 
         if not (self.images and self.annotations):
             raise SmprError("smpr data check: give --images DIR and --annotations FILE")

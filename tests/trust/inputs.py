@@ -22,7 +22,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from smpr.data import check_set, load_set, read_image
+from smpr.command.check import check_set
+from smpr.data import load_set, read_image
 from smpr.evaluation import evaluate
 from smpr.settings import SmprError
 
