@@ -8,18 +8,22 @@ counts: there every person has a box. Needs pip install 'smpr[render]'."""
 
 import argparse
 import hashlib
+import io
 import json
 import multiprocessing
 import resource
 import tempfile
 import time
 from collections import Counter
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from smpr.rendering.people import RenderConfig, body_model, render_picture, render_set, score_truth
+from smpr.rendering.people import RenderConfig, body_model, render_picture, render_set
 from smpr.settings import SmprError, atomic_write, load_settings
 from smpr.skeleton import COCO17
 
@@ -108,6 +112,22 @@ def _behind(known: list[dict], people: list[dict]) -> np.ndarray:
         ]
         out.append(max(shared, default=0) / max(w * h, 1e-9))
     return np.array(out)
+
+
+def score_truth(file: Path) -> dict[str, float]:
+    "AP of a set's truth given as detections, for keypoints, boxes and masks: 1.0, or something is wrong."
+    out = {}
+    with redirect_stdout(io.StringIO()):
+        truth = COCO(str(file))
+        for kind, field in (("keypoints", "keypoints"), ("bbox", "bbox"), ("segm", "segmentation")):
+            found = [a for a in truth.dataset["annotations"] if kind != "keypoints" or a["num_keypoints"]]
+            ours = [{k: a[k] for k in ("image_id", "category_id", field)} | {"score": 1.0} for a in found]
+            run = COCOeval(truth, truth.loadRes(ours), kind)
+            run.evaluate()
+            run.accumulate()
+            run.summarize()
+            out[kind] = float(run.stats[0])
+    return out
 
 
 def sheet(folder: Path, content: dict, columns: int = 6, rows: int = 4) -> Image.Image:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEETH', 'EYES', 'TIGHTS', 'SKIRT', 'HAIR', 'SKIN', 'TOP', 'BOTTOM', 'SHOE', 'SCALP', 'EYE', 'SKIRTS', 'LONG', 'HAT',
-           'BAG', 'tables', 'pick', 'turn', 'unit', 'swing', 'attach', 'archetypes', 'Pose', 'sample_pose', 'Build',
+           'BAG', 'tables', 'pick', 'turn', 'unit', 'swing', 'follow', 'archetypes', 'Pose', 'sample_pose', 'Build',
            'sample_build', 'missing_extra', 'body_numbers', 'take_out', 'hat_shares', 'BodyModel', 'Body', 'make_body',
            'Cloth', 'Outfit', 'sample_cloth', 'sample_outfit', 'regions', 'Person', 'dress', 'noise', 'cloth_colour',
            'person_colour']
@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -65,12 +65,13 @@ def swing(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return c / s * np.arctan2(s, a @ b) if s > 1e-6 else np.array([0, 0, 0 if a @ b > 0 else np.pi])
 
 # %% ../../nbs/rendering/bodies.ipynb #c8b2a7cd
-def attach(rest: np.ndarray, posed: np.ndarray) -> tuple:
-    """The rigid motion of some vertices (V, 3), for hats and bags to follow (Kabsch's method):
-    rotation (3, 3) and shift (3,) with posed = rest @ rotation.T + shift."""
-    u, _, vt = np.linalg.svd((rest - rest.mean(0)).T @ (posed - posed.mean(0)))
+def follow(shape: Mesh, rest: np.ndarray, posed: np.ndarray) -> Mesh:
+    "A hat or bag moved, turned (Kabsch's method) and scaled as vertices (Q, 3) m near it, at rest and posed."
+    about = rest.mean(0)
+    u, _, vt = np.linalg.svd((rest - about).T @ (posed - posed.mean(0)))
     r = (u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt).T
-    return r, posed.mean(0) - r @ rest.mean(0)
+    size = np.ptp(posed @ r, 0).mean() / np.ptp(rest, 0).mean()
+    return Mesh((shape.vertices - about) * size + about, shape.faces).moved(posed.mean(0) - r @ about, r)
 
 # %% ../../nbs/rendering/bodies.ipynb #4b914a4b
 def archetypes() -> dict[str, SimpleNamespace]:
@@ -126,20 +127,13 @@ def _arm_turns(joints: dict, side: str, name: str, rng) -> dict:
     u0, f0 = unit(e - s), unit(w - e)
     hinge, move, across = unit(np.cross(u0, f0)), swing(u0, upper), np.cross(upper, fore)
     first, collar = turn(move, np.linalg.norm(move)), turn(move, 0.28 * np.linalg.norm(move))
-    twist = 0.0
-    if np.linalg.norm(across) > 0.12:
-        twist = np.arctan2(np.cross(first @ hinge, across) @ upper, first @ hinge @ across)
-    twist = np.clip(twist, -1.9, 1.9)
+    twist = np.arctan2(np.cross(first @ hinge, across) @ upper, first @ hinge @ across)
+    twist = np.clip(twist, -1.9, 1.9) if np.linalg.norm(across) > 0.12 else 0.0
     bend = min(np.arccos(np.clip(upper @ fore, -1, 1)), 2.5) - np.arccos(np.clip(u0 @ f0, -1, 1))
-    roll = turn(f0, rng.uniform(-0.4, 0.4))
-    turns = {
-        "shoulder01": collar,
-        "upperarm01": collar.T @ turn(upper, twist / 2) @ first,
-        "upperarm02": turn(u0, twist / 2),
-        "lowerarm01": turn(hinge, bend),
-        "lowerarm02": roll,
-        "wrist": roll @ turn("x", rng.normal(0, 0.2)),
-    }
+    roll, upper_turn = turn(f0, rng.uniform(-0.4, 0.4)), collar.T @ turn(upper, twist / 2) @ first
+    turns = {"shoulder01": collar, "upperarm01": upper_turn, "upperarm02": turn(u0, twist / 2)}
+    turns |= {"lowerarm01": turn(hinge, bend), "lowerarm02": roll}
+    turns["wrist"] = roll @ turn("x", rng.normal(0, 0.2))
     return {f"{bone}.{side}": r for bone, r in turns.items()}
 
 # %% ../../nbs/rendering/bodies.ipynb #a47acb4a
@@ -154,12 +148,8 @@ def _trunk_turns(kind: SimpleNamespace, root_lean: float, rng) -> dict:
     return spine | dict.fromkeys(("neck01", "neck02", "neck03", "head"), neck)
 
 # %% ../../nbs/rendering/bodies.ipynb #4a6a8f51
-def sample_pose(
-    joints: dict,  # bone -> (3,) m, where it begins at rest
-    rng: np.random.Generator,
-    name: str | None = None,  # archetype; None: drawn by weight
-) -> Pose:
-    "Draw a pose."
+def sample_pose(joints: dict, rng: np.random.Generator, name: str | None = None) -> Pose:
+    "Draw a pose of an archetype (None: drawn by weight); joints: bone -> (3,) m, where it begins at rest."
     kinds = archetypes()
     weights = np.array([k.weight for k in kinds.values()])
     name = name or pick(rng, list(kinds), weights / weights.sum())
@@ -189,17 +179,12 @@ TIGHTS, SKIRT, HAIR = slice(15328, 18002), slice(18002, 18722), slice(18722, 191
 class Build:
     "What somebody looks like under the clothes; 0 to 1 where no unit is given."
 
-    gender: float  # 0 male, 1 female
+    gender: float  # 0 male, 1 female; clothes and hair are a woman's above 0.5
     age: float  # 1/3 child, 2/3 young, 1 old
     muscle: float
     weight: float
     height: float
     proportions: float
-
-    @property
-    def female(self) -> bool:
-        "The sex that clothes and hair are drawn for."
-        return self.gender > 0.5
 
 # %% ../../nbs/rendering/bodies.ipynb #2579517c
 def sample_build(rng: np.random.Generator) -> Build:
@@ -242,10 +227,10 @@ def take_out(file: Path | str) -> None:
     arrays["skin_bones"] = arrays["skin_bones"].astype(np.int16)
     arrays["keypoints"] = KeypointsRegressor.coco(m, labels=list(COCO17.names)).regression_weights.numpy()
     arrays["parents"] = np.array(m.bone_parents)
-    arrays |= {k: v.astype(np.int32) for k, v in _faces(m).items()}
+    arrays |= {k: np.ascontiguousarray(v) for k, v in (arrays | _faces(m)).items()}
     kinds = {k: len(v) for k, v in PHENOTYPE_VARIATIONS.items()}
     words = {"bones": json.dumps(list(m.bone_labels)), "kinds": json.dumps(kinds)}
-    atomic_write(Path(file), save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=words))
+    atomic_write(Path(file), save(arrays, metadata=words))
 
 # %% ../../nbs/rendering/bodies.ipynb #6fa8b90d
 def _faces(model) -> dict[str, np.ndarray]:
@@ -259,8 +244,8 @@ def _faces(model) -> dict[str, np.ndarray]:
     out = {"body": body[~((body >= TEETH.start) & (body < TEETH.stop)).any(1)]}
     for name in ("tights", "skirt", "hair"):
         q = np.asarray(groups[f"helper-{name}"]["face_vertex_indices"])
-        out[name] = np.stack([q[:, [0, 1, 2]], q[:, [0, 2, 3]]], 1).reshape(-1, 3)
-    return out
+        out[name] = q[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
+    return {k: v.astype(np.int32) for k, v in out.items()}
 
 # %% ../../nbs/rendering/bodies.ipynb #896e58f4
 def hat_shares(value: float, places: np.ndarray) -> np.ndarray:
@@ -280,8 +265,7 @@ class BodyModel:
         self.bones = {b: i for i, b in enumerate(json.loads(words["bones"]))}
         self.kinds = json.loads(words["kinds"])
         self.faces = {k: self.n[k].astype(np.int64) for k in ("body", "tights", "skirt", "hair")}
-        for k in ("reference", "variations", "projection", "keypoints"):
-            self.n[k] = self.n[k].astype(np.float64)
+        self.n |= {k: self.n[k].astype(float) for k in ("reference", "variations", "projection", "keypoints")}
         self.rest, heads, _ = self.bend(self.coefficients(Build(*[0.5] * 6)), {})
         self.joints = dict(zip(self.bones, heads, strict=True))
         self.marks = _marks(self)
@@ -296,32 +280,25 @@ class BodyModel:
         mask = self.n["variations"]
         return np.prod(np.concatenate(shares) * mask + (1 - mask), 1) @ self.n["projection"]
 
-    def bend(
-        self,
-        coefficients: np.ndarray,  # (A,)
-        turns: dict,  # bone -> (3, 3)
-    ) -> tuple:  # (V, 3) m, (bones, 3) heads, both posed; m of stature
-        "The posed body."
+    def bend(self, coefficients: np.ndarray, turns: dict) -> tuple:
+        "Of weights (A,) and turns (bone -> (3, 3)): (V, 3) m and (bones, 3) heads, both posed; m of stature."
         rest, heads, lies = _shape(self.n, coefficients)
         to_reference = self.n["reference"] @ lies.transpose(0, 2, 1)
         numbered = {self.bones[b]: r for b, r in turns.items()}
         rotations, places = _chain(self.n["parents"], heads, to_reference, numbered)
         linear = rotations @ to_reference
         moves = np.concatenate([linear, (places - np.einsum("bij,bj->bi", linear, heads))[:, :, None]], 2)
-        blend = np.einsum(
-            "vj,vjik->vik", self.n["skin_weights"].astype(np.float64), moves[self.n["skin_bones"]]
-        )
+        weights = self.n["skin_weights"].astype(float)
+        blend = np.einsum("vj,vjik->vik", weights, moves[self.n["skin_bones"]])
         posed = np.einsum("vik,vk->vi", blend[:, :, :3], rest) + blend[:, :, 3]
         return posed, places, np.ptp(rest[: TEETH.start, 2])
 
 # %% ../../nbs/rendering/bodies.ipynb #5ba9e001
 def _shape(n: dict, coefficients: np.ndarray) -> tuple:
     "The unposed body: (V, 3) m, (bones, 3) heads, (bones, 3, 3) how bones lie."
-    c = coefficients.astype(np.float32)
-    vertices, heads, lie = (
-        (n[base] + np.einsum("a,a...->...", c, n[shapes])).astype(np.float64)
-        for base, shapes in (("template", "shapes"), ("heads", "head_shapes"), ("lie", "lie_shapes"))
-    )
+    c, names = coefficients.astype(np.float32), (("template", ""), ("heads", "head_"), ("lie", "lie_"))
+    sums = [n[base] + np.einsum("a,a...->...", c, n[f"{name}shapes"]) for base, name in names]
+    vertices, heads, lie = (s.astype(np.float64) for s in sums)
     u, _, vt = np.linalg.svd(lie)
     u[..., 2] *= np.linalg.det(u @ vt)[:, None]  # a rotation, never a mirror
     return vertices, heads, u @ vt
@@ -410,10 +387,10 @@ class Outfit:
     hem: float  # m, lower end of the top over the hip joint
     neck: float  # m, depth of the neckline
     loose: tuple  # m, distance of top and trousers from the skin
-    skirt: float | None = None  # m, hem of a skirt over the hip joint (negative); None: trousers
-    hat: str | None = None  # cap, brim or helmet
-    accent: Cloth = field(default_factory=Cloth)  # of hat and bag
-    bag: bool = False  # a rucksack
+    skirt: float | None  # m, hem of a skirt over the hip joint (negative); None: trousers
+    hat: str | None  # cap, brim or helmet
+    accent: Cloth  # of hat and bag
+    bag: bool  # a rucksack
 
 # %% ../../nbs/rendering/bodies.ipynb #a99228b7
 def sample_cloth(rng: np.random.Generator, kinds: list | None = None) -> Cloth:
@@ -433,14 +410,14 @@ def _colour(rng: np.random.Generator) -> tuple:
 # %% ../../nbs/rendering/bodies.ipynb #c47d6914
 def sample_outfit(build: Build, rng: np.random.Generator) -> Outfit:
     "Draw clothes, skin and hair."
-    u, t = rng.uniform, tables()["outfit"]
+    u, t, female = rng.uniform, tables()["outfit"], build.gender > 0.5
     skin, hair = np.array(t["skin"]) / 255, np.array(t["hair"]) / 255
-    skirt = u(-0.75, -0.2) if build.female and rng.random() < 0.3 else None
+    skirt = u(-0.75, -0.2) if female and rng.random() < 0.3 else None
     jeans = Cloth("denim", tuple(u(0.4, 1) * np.array([0.25, 0.35, 0.55])))
     return Outfit(
         skin=tuple(np.clip(rng.choice(skin) * u(0.9, 1.05), 0, 1)),
         hair=tuple(np.clip((hair[-1] if build.age > 0.88 else rng.choice(hair)) * u(0.8, 1.2), 0, 1)),
-        cut=pick(rng, t["cut"], t["cut_female" if build.female else "cut_male"]),
+        cut=pick(rng, t["cut"], t["cut_female" if female else "cut_male"]),
         length=u(0.24, 0.55),
         top=sample_cloth(rng),
         bottom=jeans if rng.random() < 0.45 else sample_cloth(rng, t["trousers"]),
@@ -461,13 +438,9 @@ def sample_outfit(build: Build, rng: np.random.Generator) -> Outfit:
 SKIN, TOP, BOTTOM, SHOE, SCALP, EYE, SKIRTS, LONG, HAT, BAG = range(10)
 
 # %% ../../nbs/rendering/bodies.ipynb #7236729a
-def regions(
-    outfit: Outfit,
-    place: np.ndarray,  # (Q, 3) m, at rest
-    marks: dict,  # (Q,) each: along, leg, scalp
-    part: np.ndarray,  # (Q,) what the vertex belongs to: SKIN the body, EYE, SKIRTS, LONG, HAT or BAG
-) -> np.ndarray:  # (Q,) region
-    "Which garment covers a place of the body."
+def regions(outfit: Outfit, place: np.ndarray, marks: dict, part: np.ndarray) -> np.ndarray:
+    """Which garment covers places (Q, 3) m at rest: (Q,) regions. Marks: along, leg and scalp, (Q,) each;
+    part (Q,): what the vertex belongs to, SKIN for the body, else EYE, SKIRTS, LONG, HAT or BAG."""
     x, y, z = place.T
     arm, waist = marks["along"] > -0.1, 0.10
     neckline = 0.505 - (outfit.neck + 0.02) * np.exp(-((x / 0.08) ** 2)) * (y < 0)
@@ -500,10 +473,10 @@ def _push(model: BodyModel, body: Body, outfit: Outfit, region: np.ndarray) -> n
     crown = np.clip((rest[:, 2] - 0.715 + 0.7 * (rest[:, 1] + 0.13)) / 0.06, 0, 1)
     thick = 0.008 if outfit.hat else {"bald": 0, "buzz": 0.004, "short": 0.016, "long": 0.014}[outfit.cut]
     distance += (region == SCALP) * crown * thick * (np.arange(len(v)) < TEETH.start)
+    distance[SKIRT] = 0.008 + 0.03 * np.clip(-0.1 - rest[SKIRT, 2], 0, 0.5)
     n = normals(Mesh(v, model.faces["body"]))
     for helper, name in ((TIGHTS, "tights"), (SKIRT, "skirt")):
         n[helper] = normals(Mesh(v, model.faces[name]))[helper]
-    distance[SKIRT] = 0.008 + 0.03 * np.clip(-0.1 - rest[SKIRT, 2], 0, 0.5)
     return v + n * distance[:, None]
 
 # %% ../../nbs/rendering/bodies.ipynb #42ff4b82
@@ -532,37 +505,23 @@ def _hat(kind: str, skull: np.ndarray) -> Mesh:
     wide = r + {"cap": 0.01, "brim": 0.09, "helmet": 0.005}[kind]
     heights = [-0.005, 0, 0.005, 0.05, 0.095, 0.118, 0.125]
     dome = lathe(np.column_stack([[wide, wide, r, r * 0.97, r * 0.75, r * 0.4, 1e-3], heights]))
-    hat = Mesh(dome.vertices * [1, 1.22, 1], dome.faces).moved((x, y, top - 0.108), turn("x", -0.12))
+    hat = dome.moved((x, y, top - 0.108), turn("x", -0.12), [1, 1.22, 1])
     visor = box(0.15, 0.12, 0.012).moved((x, y - r * 1.3 - 0.03, top - 0.092))
     return join([hat, visor]) if kind == "cap" else hat
 
 # %% ../../nbs/rendering/bodies.ipynb #041d6678
 def _carried(model: BodyModel, body: Body, outfit: Outfit) -> list[tuple]:
     "Hat and rucksack as (mesh in the pose, mesh at rest, part); they move with the skull and the chest."
-    rest, found, out = model.rest, [], []
+    rest, marks, found = model.rest, model.marks, []
     if outfit.hat:
-        skull = np.flatnonzero(model.marks["scalp"] > 0.5)
+        skull = marks["scalp"] > 0.5
         found.append((_hat(outfit.hat, rest[skull]), skull, HAT))
     if outfit.bag:
-        trunk = (model.marks["arm"] < 0.05) & (np.arange(len(rest)) < TEETH.start)
-        chest = np.flatnonzero((rest[:, 2] > 0.2) & (rest[:, 2] < 0.42) & trunk)
-        sack = egg(0.15, 0.44)
-        sack = Mesh(sack.vertices * [1, 0.6, 1], sack.faces)
-        found.append((sack.moved((0, rest[chest, 1].max() + 0.07, 0.08)), chest, BAG))
-    for shape, near, part in found:
-        r, shift = attach(rest[near], body.vertices[near])
-        size = np.ptp(body.vertices[near] @ r, 0).mean() / np.ptp(rest[near], 0).mean()
-        about = rest[near].mean(0)
-        moved = Mesh((shape.vertices - about) * size + about, shape.faces).moved(shift, r)
-        out.append((moved, shape, part))
-    return out
-
-# %% ../../nbs/rendering/bodies.ipynb #041d6679
-def _follow(shape: Mesh, rest: np.ndarray, posed: np.ndarray) -> Mesh:
-    "A thing at rest moved and scaled as the vertices (Q, 3) m near it."
-    r, shift = attach(rest, posed)
-    size, about = np.ptp(posed @ r, 0).mean() / np.ptp(rest, 0).mean(), rest.mean(0)
-    return Mesh((shape.vertices - about) * size + about, shape.faces).moved(shift, r)
+        trunk = (marks["arm"] < 0.05) & (np.arange(len(rest)) < TEETH.start)
+        chest = (rest[:, 2] > 0.2) & (rest[:, 2] < 0.42) & trunk
+        at = (0, rest[chest, 1].max() + 0.07, 0.08)
+        found.append((egg(0.15, 0.44).moved(at, size=[1, 0.6, 1]), chest, BAG))
+    return [(follow(shape, rest[near], body.vertices[near]), shape, part) for shape, near, part in found]
 
 # %% ../../nbs/rendering/bodies.ipynb #5a187573
 def dress(model: BodyModel, body: Body, outfit: Outfit) -> Person:
@@ -579,11 +538,9 @@ def dress(model: BodyModel, body: Body, outfit: Outfit) -> Person:
     return Person(join([worn, *(mesh for mesh, _, _ in carried)]), rest, marks, part, body, outfit)
 
 # %% ../../nbs/rendering/bodies.ipynb #39f2252c
-def noise(
-    points: np.ndarray,  # (Q, 3), one lattice cell a unit
-    octaves: int = 1,  # each is twice as fine and half as strong
-) -> np.ndarray:  # (Q,) 0 to 1
-    "Smooth random values in space, the same at every call."
+def noise(points: np.ndarray, octaves: int = 1) -> np.ndarray:
+    """Smooth random values in space, (Q,) 0 to 1, the same at every call, at points (Q, 3), one lattice cell
+    a unit. Each octave is twice as fine and half as strong."""
     total, weight, p = np.zeros(len(points)), 1.0, np.asarray(points, float)
     for _ in range(octaves):
         cell = np.floor(p)
@@ -607,21 +564,14 @@ def _scatter(i: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
 def cloth_colour(cloth: Cloth, place: np.ndarray) -> np.ndarray:
     "The pattern of a material at places (Q, 3) m of the body or thing at rest: (Q, 3) RGB."
     row, column = place[:, 2] * cloth.often % 1, (place[:, 0] + place[:, 1] * 0.5) * cloth.often % 1
-    second = np.zeros(len(place))  # plain
-    match cloth.kind:
-        case "stripes":
-            second = row < cloth.thick
-        case "bars":
-            second = column < cloth.thick
-        case "check":
-            second = (0.0 + (row < 0.5) + (column < 0.5)) / 2
-        case "dots":
-            second = (row - 0.5) ** 2 + (column - 0.5) ** 2 < 0.08
-        case "blotches":
-            second = noise(place * cloth.often * 0.7, 2) > 0.54
-        case "denim":
-            second = 0.4 * noise(place * 110, 2)
-    second = np.asarray(second, float)[:, None]
+    share = {"stripes": row < cloth.thick, "bars": column < cloth.thick}
+    share["check"] = (0.0 + (row < 0.5) + (column < 0.5)) / 2
+    share["dots"] = (row - 0.5) ** 2 + (column - 0.5) ** 2 < 0.08
+    if cloth.kind == "blotches":
+        share["blotches"] = noise(place * cloth.often * 0.7, 2) > 0.54
+    elif cloth.kind == "denim":
+        share["denim"] = 0.4 * noise(place * 110, 2)
+    second = np.asarray(share.get(cloth.kind, 0 * row), float)[:, None]
     return np.array(cloth.first) * (1 - second) + np.array(cloth.second) * second
 
 # %% ../../nbs/rendering/bodies.ipynb #9b5539d0

@@ -16,8 +16,6 @@ from itertools import product
 
 import numpy as np
 
-from ..settings import SmprError
-
 # %% ../../nbs/rendering/rasteriser.ipynb #cca13ebb
 @dataclass(frozen=True)
 class Camera:
@@ -63,19 +61,17 @@ class Mesh:
     vertices: np.ndarray  # (V, 3) m
     faces: np.ndarray  # (M, 3) vertex indices
 
-    def moved(self, shift=(0, 0, 0), turn: np.ndarray | None = None) -> "Mesh":
-        "Turned by a (3, 3) rotation, then shifted by metres."
-        v = self.vertices if turn is None else self.vertices @ turn.T
+    def moved(self, shift=(0, 0, 0), turn: np.ndarray | None = None, size=1) -> "Mesh":
+        "Stretched by one factor or one for each axis, turned by a (3, 3) rotation, then shifted by metres."
+        v = self.vertices * size if turn is None else self.vertices * size @ turn.T
         return Mesh(v + np.asarray(shift, float), self.faces)
 
 # %% ../../nbs/rendering/rasteriser.ipynb #5bb17069
 def join(meshes: list[Mesh]) -> Mesh:
     "Several meshes as one."
     starts = np.cumsum([0] + [len(m.vertices) for m in meshes[:-1]])
-    return Mesh(
-        np.concatenate([m.vertices for m in meshes]),
-        np.concatenate([m.faces + s for m, s in zip(meshes, starts, strict=True)]),
-    )
+    faces = [m.faces + s for m, s in zip(meshes, starts, strict=True)]
+    return Mesh(np.concatenate([m.vertices for m in meshes]), np.concatenate(faces))
 
 # %% ../../nbs/rendering/rasteriser.ipynb #8fd672e2
 def box(width: float, depth: float, height: float) -> Mesh:
@@ -87,11 +83,8 @@ def box(width: float, depth: float, height: float) -> Mesh:
     return Mesh((unit * [width, depth, height])[sides.ravel()], faces)
 
 # %% ../../nbs/rendering/rasteriser.ipynb #7264365c
-def lathe(
-    profile,  # (radius, height) pairs, m, from bottom to top
-    sides: int = 20,
-) -> Mesh:
-    "A profile turned round the vertical axis."
+def lathe(profile, sides: int = 20) -> Mesh:
+    "A profile, (radius, height) pairs in metres from bottom to top, turned round the vertical axis."
     p, a = np.asarray(profile, float), np.linspace(0, 2 * np.pi, sides + 1)
     ring = np.stack([np.cos(a), np.sin(a), np.zeros_like(a)], 1)
     vertices = p[:, None, :1] * ring + p[:, None, 1:] * [0, 0, 1]
@@ -107,12 +100,9 @@ def egg(radius: float, height: float) -> Mesh:
     return lathe(np.stack([np.maximum(radius * np.cos(t), 1e-4), middle + radius * np.sin(t)], 1))
 
 # %% ../../nbs/rendering/rasteriser.ipynb #3c5236fa
-def project_points(
-    camera: Camera,
-    points: np.ndarray,  # (Q, 3) m
-    scale: int = 1,  # the picture is so many times finer than the camera says
-) -> np.ndarray:  # (Q, 3) column px, row px, 1/depth or -1
-    "Points as the rasteriser wants them."
+def project_points(camera: Camera, points: np.ndarray, scale: int = 1) -> np.ndarray:
+    """Points (Q, 3) m as the rasteriser wants them: (Q, 3) column px, row px, 1/depth or -1. The picture is
+    `scale` times finer than the camera says."""
     p = camera.project(points)
     return np.column_stack([p[:, :2] * scale, np.where(p[:, 2] > 0.12, 1 / np.maximum(p[:, 2], 0.12), -1)])
 
@@ -147,76 +137,31 @@ def fill(points, faces, near, index):
 # %% ../../nbs/rendering/rasteriser.ipynb #2feb7fca
 @lru_cache
 def compiled(function: Callable) -> Callable:
-    "A function compiled by numba. Raises SmprError when numba is not installed."
+    "A function compiled by numba; itself where numba is not installed, which is some hundred times slower."
     try:
         from numba import njit
         from numba.extending import register_jitable
     except ImportError:
-        raise SmprError("rendering at speed needs the package 'numba'; pip install 'smpr[render]'") from None
+        return function
     register_jitable(edge)  # which `fill` calls
     try:
         return njit(cache=True)(function)
     except RuntimeError:
         return njit(function)  # no file to keep the machine code beside, as in a notebook
 
-# %% ../../nbs/rendering/rasteriser.ipynb #1f6e313f
-def _pairs(a, b, c, width: int, height: int) -> tuple:
-    "Triangle number, column and row of every pixel in every triangle's bounding box."
-    points = np.stack([a, b, c])[:, :2]
-    left, top = np.maximum(np.ceil(points.min(0) - 0.5), 0).astype(int)
-    most = np.array([[width], [height]]) - 1
-    w, h = np.maximum(np.minimum(np.floor(points.max(0) - 0.5), most).astype(int) - [left, top] + 1, 0)
-    which = np.repeat(np.arange(len(w)), w * h)
-    nth = np.arange(len(which)) - np.repeat(np.cumsum(w * h) - w * h, w * h)
-    return which, left[which] + nth % np.maximum(w, 1)[which], top[which] + nth // np.maximum(w, 1)[which]
-
-# %% ../../nbs/rendering/rasteriser.ipynb #b1514159
-def _fill_numpy(points, faces, near, index, at_once: int = 20000) -> None:
-    "As `fill`, in NumPy, some thousand triangles at a time."
-    p = points[faces].transpose(1, 2, 0)  # corner, coordinate, triangle
-    area = edge(p[0], p[1], *p[2, :2])
-    kept = np.flatnonzero((p[:, 2].min(0) > 0) & (abs(area) >= 1e-9))
-    for part in np.split(kept, range(at_once, len(kept), at_once)):
-        t, x, y = _pairs(*p[:, :, part], *near.shape[::-1])
-        t = part[t]
-        a, b, c = p[:, :, t]
-        l0, l1 = edge(b, c, x + 0.5, y + 0.5) / area[t], edge(c, a, x + 0.5, y + 0.5) / area[t]
-        l2 = 1 - l0 - l1
-        z = l0 * a[2] + l1 * b[2] + l2 * c[2]
-        ok = (l0 >= 0) & (l1 >= 0) & (l2 >= 0) & (z > near[y, x])
-        y, x, z, t = y[ok], x[ok], z[ok], t[ok]
-        np.maximum.at(near, (y, x), z)
-        best = np.flatnonzero(near[y, x] == z)[::-1]  # backwards: the first of equals is written last
-        index[y[best], x[best]] = t[best]
-
 # %% ../../nbs/rendering/rasteriser.ipynb #dfd957fd
-def rasterise(
-    points: np.ndarray,  # (V, 3) from `project_points`
-    faces: np.ndarray,  # (M, 3)
-    width: int,
-    height: int,  # px
-    fast: bool | None = None,  # numba or not; None: numba where it is installed
-) -> tuple:  # (H, W) 1/depth with 0 for nothing, (H, W) triangle with -1 for nothing
-    "The nearest triangle of every pixel. Raises SmprError when numba is asked for and missing."
+def rasterise(points: np.ndarray, faces: np.ndarray, width: int, height: int) -> tuple:
+    """The nearest triangle of every pixel, from points (V, 3) of `project_points` and faces (M, 3):
+    (H, W) 1/depth with 0 for nothing, (H, W) triangle with -1 for nothing."""
     near, index = np.zeros((height, width)), np.full((height, width), -1, np.int64)
     points, faces = np.ascontiguousarray(points, np.float64), np.ascontiguousarray(faces, np.int64)
-    try:
-        run = compiled(fill) if fast is not False else _fill_numpy
-    except SmprError:
-        if fast:
-            raise
-        run = _fill_numpy
-    run(points, faces, near, index)
+    compiled(fill)(points, faces, near, index)
     return near, index
 
 # %% ../../nbs/rendering/rasteriser.ipynb #2ea7e0aa
-def surface(
-    points: np.ndarray,  # (V, 3) from `project_points`
-    faces: np.ndarray,  # (M, 3)
-    index: np.ndarray,  # (H, W) from `rasterise`
-    at: np.ndarray,  # (Q,) pixels, row * W + column, that show something
-) -> tuple:  # (Q, 3) vertices, (Q, 3) their weights, which sum to 1
-    "The corners that a pixel shows and how much of each."
+def surface(points: np.ndarray, faces: np.ndarray, index: np.ndarray, at: np.ndarray) -> tuple:
+    """The corners that pixels show and how much of each: (Q, 3) vertices and (Q, 3) weights, which sum to 1.
+    Points (V, 3) are of `project_points`, index (H, W) of `rasterise`; at (Q,) lists row * W + column."""
     corner = faces[index.ravel()[at]]
     a, b, c = points[corner].transpose(1, 2, 0)
     x, y = at % index.shape[1] + 0.5, at // index.shape[1] + 0.5
@@ -249,14 +194,12 @@ def visible(
 ) -> np.ndarray:  # (Q,) 0 outside the picture, 1 hidden, 2 visible
     "COCO's visibility flag of one person's keypoints."
     height, width = near.shape
-    x, y = np.floor(seen[:, 0] * scale).astype(int), np.floor(seen[:, 1] * scale).astype(int)
+    x, y = np.floor(seen[:, :2].T * scale).astype(int)
     inside = (seen[:, 2] > 0.12) & (x >= 0) & (y >= 0) & (x < width) & (y < height)
-    out = np.where(inside, 1, 0)
+    out, surfaces = inside.astype(int), 1 / np.maximum(near, 1e-9)
     for j in np.flatnonzero(inside):
-        rows, columns = slice(max(y[j] - 1, 0), y[j] + 2), slice(max(x[j] - 1, 0), x[j] + 2)
-        front = 1 / np.maximum(near[rows, columns], 1e-9)
-        shown = (owner[rows, columns] == person) & (seen[j, 2] - front < tolerance[j])
-        centre = 1 / max(near[y[j], x[j]], 1e-9)
-        if shown.any() or (owner[y[j], x[j]] != person and centre > seen[j, 2]):
-            out[j] = 2
+        around = slice(max(y[j] - 1, 0), y[j] + 2), slice(max(x[j] - 1, 0), x[j] + 2)
+        shown = (owner[around] == person) & (seen[j, 2] - surfaces[around] < tolerance[j])
+        beside = owner[y[j], x[j]] != person and surfaces[y[j], x[j]] > seen[j, 2]
+        out[j] += shown.any() or beside
     return out
