@@ -7,17 +7,16 @@ __all__ = ['save_weights', 'write_tensors', 'read_notes', 'wanted_shapes', 'chec
 
 # %% ../nbs/appendix/checkpoints.ipynb #c6196c6c
 import json
-from dataclasses import fields
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .config import SmprError, from_dict, to_dict
 from .model import SMPR, ModelConfig
-from .settings import sync_path
+from .settings import atomic_write
 from .skeleton import COCO17, Skeleton
 
 # %% ../nbs/appendix/checkpoints.ipynb #92e11ca8
@@ -37,34 +36,20 @@ def save_weights(
 # %% ../nbs/appendix/checkpoints.ipynb #eb573653
 def write_tensors(state: dict[str, Tensor], path: str | Path, notes: dict[str, str]) -> Path:
     "A safetensors file that is either complete or not there. Raises `SmprError` when it cannot be written."
-    path = Path(path)
-    half_done = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half_done.touch()
-        mode = half_done.stat().st_mode  # as this user's other files; the library's are for nobody else
-        save_file({k: t.detach().cpu().contiguous() for k, t in state.items()}, half_done, metadata=notes)
-        half_done.chmod(mode)
-        sync_path(half_done)
-        half_done.replace(path)
-    except (OSError, SafetensorError) as e:
-        if half_done.exists():
-            half_done.unlink()
-        raise SmprError(f"{path}: cannot be written ({e}); free some space or choose another folder") from e
-    return path
+    plain = {name: t.detach().cpu().contiguous() for name, t in state.items()}
+    return atomic_write(Path(path), save(plain, notes), sync=True)
 
 # %% ../nbs/appendix/checkpoints.ipynb #4e31f196
 def read_notes(path: str | Path) -> dict:
     "The JSON that `save_weights` put beside the tensors: keys config, skeleton, meta. Raises `SmprError`."
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise SmprError(f"{path}: no such weights file; check the path")
     try:
         with safe_open(path, "pt") as f:
             notes = f.metadata() or {}
     except (OSError, SafetensorError) as e:
         raise SmprError(
-            f"{path}: not a complete safetensors file; convert a .pth with `smpr convert` or fetch it again"
+            f"{path}: not a complete safetensors file; try `smpr convert` or fetch it again"
         ) from e
     if not {"config", "skeleton"} <= set(notes):
         raise SmprError(f"{path}: not written by smpr (no config inside); convert it with `smpr convert`")
@@ -83,40 +68,27 @@ def wanted_shapes(config: ModelConfig, skeleton: Skeleton) -> dict[str, tuple[in
 def check_state(state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], where: str) -> None:
     "Raises `SmprError` unless `state` has just these names and shapes; batch counters may be absent."
     missing = sorted(n for n in set(shapes) - set(state) if not n.endswith("num_batches_tracked"))
-    extra = sorted(set(state) - set(shapes))
-    wrong = sorted(n for n in set(shapes) & set(state) if tuple(state[n].shape) != shapes[n])
-    said = [
-        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for kind, names in (("missing", missing), ("left over", extra))
-        if names
-    ]
-    if wrong:
-        said.append(f"{wrong[0]} is {tuple(state[wrong[0]].shape)}, the network has {shapes[wrong[0]]}")
+    said = []
+    for kind, names in (("missing", missing), ("left over", sorted(set(state) - set(shapes)))):
+        if names:
+            said.append(f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})")
+    for n in sorted(n for n in set(shapes) & set(state) if tuple(state[n].shape) != shapes[n])[:1]:
+        said.append(f"{n} is {tuple(state[n].shape)}, the network has {shapes[n]}")
     if said:
         raise SmprError(f"{where}: weights of another network: {'; '.join(said)}")
 
 # %% ../nbs/appendix/checkpoints.ipynb #2fc70a5b
-def load_weights(
-    path: str | Path,  # written by `save_weights` or `convert_checkpoint`
-    config: ModelConfig | None = None,  # the network you mean to fill; None takes the file's own
-) -> tuple[ModelConfig, Skeleton, dict[str, Tensor]]:
-    "Configuration, skeleton and 32-bit state dict of a weights file. Raises `SmprError` for another network."
+def load_weights(path: str | Path) -> tuple[ModelConfig, Skeleton, dict[str, Tensor]]:
+    "Configuration, skeleton and 32-bit state dict of a file of `save_weights`. Raises `SmprError`."
     notes = read_notes(path)
-    mine = from_dict(ModelConfig, notes["config"], str(path))
+    config = from_dict(ModelConfig, notes["config"], str(path))
     skeleton = from_dict(Skeleton, notes["skeleton"], str(path))
-    for f in fields(ModelConfig):
-        ours, asked = getattr(mine, f.name), getattr(config or mine, f.name)
-        if ours != asked:
-            raise SmprError(
-                f"{path}: weights of another network: its {f.name} is {ours}, asked for is {asked}"
-            )
     try:
         state = {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
+        shapes = wanted_shapes(config, skeleton)
     except (OSError, SafetensorError) as e:
         raise SmprError(f"{path}: not a complete safetensors file; fetch it again") from e
-    try:
-        shapes = wanted_shapes(mine, skeleton)
     except (TypeError, ValueError, RuntimeError) as e:
         raise SmprError(f"{path}: its config describes no network we can build: {e}") from e
     check_state(state, shapes, str(path))
-    return mine, skeleton, state
+    return config, skeleton, state

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEVICE_NAMES', 'DeviceName', 'Settings', 'find_settings', 'load_settings', 'resolve_device', 'sync_path',
-           'atomic_write', 'whole_file', 'file_digest']
+           'whole_file', 'atomic_write', 'file_digest']
 
 # %% ../nbs/appendix/settings.ipynb #e9045c46
 import configparser
@@ -41,10 +41,8 @@ class Settings(Options):
     seed: Whole = 0  # seed of training
 
 # %% ../nbs/appendix/settings.ipynb #443dbc5f
-def find_settings(
-    start: Path | None = None,  # folder to search from; default the current one
-) -> Path | None:
-    "The nearest settings.ini at or above `start` with our sections, else that of the package's checkout."
+def find_settings(start: Path | None = None) -> Path | None:
+    "The nearest settings.ini of ours at or above `start` (the current folder), else beside the package."
     import smpr
 
     here = Path(start or Path.cwd()).resolve()
@@ -78,9 +76,7 @@ def load_settings(start: Path | None = None) -> Settings:
     return Settings(**values)
 
 # %% ../nbs/appendix/settings.ipynb #b5ee57b7
-def resolve_device(
-    name: str = "auto",  # auto, cpu, cuda or cuda:N
-) -> "torch.device":
+def resolve_device(name: str = "auto") -> "torch.device":  # noqa: F821
     "The device to compute on; `auto` takes a GPU if there is one. Raises SmprError for a missing one."
     import torch  # seconds, which `smpr --help` need not wait for
 
@@ -104,40 +100,33 @@ def sync_path(path: Path) -> Path:
     return path
 
 # %% ../nbs/appendix/settings.ipynb #8d4f935d
-def atomic_write(
-    path: Path,
-    content: bytes | str,
-    sync: bool = False,  # come back only when the disk has it: for what must outlive a power cut
-) -> Path:
-    "Write a whole file or nothing. Raises SmprError; an older file of that name is kept then."
+@contextmanager
+def whole_file(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
+    "A file that takes its name when all is well, else an older one is kept. Raises SmprError."
     path = Path(path)
     half = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # beside it: a rename within a disk is one step
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        half.write_bytes(content.encode() if isinstance(content, str) else content)
+        with half.open("wb") as f:
+            yield f
         if sync:
             sync_path(half)
         os.replace(half, path)
         if sync:
             sync_path(path.parent)
     except OSError as e:
-        if half.exists():
-            half.unlink()
         said = f"{path}: cannot be written ({e.strerror or e})"
         raise SmprError(f"{said}; free some space or choose another folder") from None
-    return path
-
-# %% ../nbs/appendix/settings.ipynb #3b4af98c
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[str]]:
-    "A text file to write piece by piece; it takes its name when all is well, else an older one is kept."
-    half = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.tmp")
-    try:
-        with half.open("w", encoding="utf-8") as f:
-            yield f
-        os.replace(half, path)
     finally:
-        half.unlink(missing_ok=True)
+        if half.exists():
+            half.unlink()
+
+
+def atomic_write(path: Path, content: bytes | str, sync: bool = False) -> Path:
+    "Write a whole file or nothing; `sync` waits until it would outlive a power cut. Raises SmprError."
+    with whole_file(path, sync) as f:
+        f.write(content.encode() if isinstance(content, str) else content)
+    return Path(path)
 
 # %% ../nbs/appendix/settings.ipynb #a9bab888
 def file_digest(path: Path, kind: str = "sha256") -> str:

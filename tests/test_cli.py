@@ -156,6 +156,14 @@ def test_help_needs_no_torch(words):
     assert "smpr" in said
 
 
+@pytest.mark.parametrize("words", [["--help"], ["eval", "--help"]], ids=" ".join)
+def test_help_on_a_terminal_of_ascii(words):
+    ascii = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "smpr.cli", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=ascii)
+    assert done.returncode == 0 and "usage: smpr" in done.stdout and not done.stderr
+
+
 def test_as_a_module():
     done = subprocess.run([sys.executable, "-m", "smpr.cli", "dance"], capture_output=True, text=True)
     assert (

@@ -12,6 +12,7 @@ import glob
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def no_loop(path: Path) -> Path:
 # %% ../../nbs/command/media.ipynb #63f98b58
 def find_sources(names: tuple[str, ...]) -> list[Path]:
     "Files that are meant by names, folders and patterns. Raises SmprError when one means nothing."
+    if not names:
+        raise SmprError("no pictures are named; see `smpr predict --help`")
     out = []
     for name in names:
         path = Path(name)
@@ -53,10 +56,8 @@ def find_sources(names: tuple[str, ...]) -> list[Path]:
 # %% ../../nbs/command/media.ipynb #5680694f
 def free_name(path: Path, taken: set[Path]) -> Path:
     "`path`, or the same with a number when that name is taken; the answer joins `taken`."
-    n, free = 1, path
-    while free.resolve() in taken:
-        n += 1
-        free = path.with_stem(f"{path.stem}-{n}")
+    names = chain([path], (path.with_stem(f"{path.stem}-{n}") for n in count(2)))
+    free = next(p for p in names if p.resolve() not in taken)
     taken.add(free.resolve())
     return free
 
@@ -80,30 +81,21 @@ def video_frames(path: Path) -> Iterator[tuple]:
 # %% ../../nbs/command/media.ipynb #b0e0316d
 def write_video(path: Path, pictures: Iterator[tuple]) -> Path:
     "A video (MPEG-4) of pictures that come with their rate. Raises SmprError; what was written is kept."
-    file: Any = None
-    stream: Any = None
+    for first, rate in pictures:
+        import av  # not before the first picture: reading says best what is missing
 
-    def write(frame) -> None:  # None: what the encoder still holds
-        for packet in stream.encode(frame):
-            file.mux(packet)
-
-    try:
+        size = tuple(side // 2 * 2 for side in first.size)
         try:
-            for picture, rate in pictures:
-                if stream is None:
-                    import av  # not before the first picture: reading says best what is missing
-
-                    file = av.open(str(path), "w")
-                    stream = file.add_stream("mpeg4", rate=rate)
-                    stream.width, stream.height = (side // 2 * 2 for side in picture.size)
-                    stream.pix_fmt = "yuv420p"
-                write(av.VideoFrame.from_image(picture.resize((stream.width, stream.height))))
-        finally:
-            if stream is not None:
-                write(None)
-                file.close()
-    except (OSError, ValueError, LookupError) as e:
-        raise SmprError(f"{path}: cannot be written ({e}); free some space or choose another --out") from None
+            with av.open(str(path), "w") as file:
+                stream = file.add_stream("mpeg4", rate=rate)
+                stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+                try:
+                    for picture in chain([first], (p for p, _ in pictures)):
+                        file.mux(stream.encode(av.VideoFrame.from_image(picture.resize(size))))
+                finally:
+                    file.mux(stream.encode(None))  # what the encoder still holds
+        except (OSError, ValueError, LookupError) as e:
+            raise SmprError(f"{path}: cannot be written ({e}); free some space or choose --out") from None
     return path
 
 # %% ../../nbs/command/media.ipynb #b26991b0
@@ -120,8 +112,7 @@ class Journal:
         self.path, head = out / "results.jsonl", json.dumps(settings, sort_keys=True)
         text = "" if fresh or not self.path.exists() else self.path.read_text("utf-8", errors="replace")
         lines = text[: text.rfind("\n") + 1].splitlines()  # without a half-written last line
-        if lines[:1] != [head]:
-            lines = [head]
+        lines = lines if lines[:1] == [head] else [head]
         self.done = {e["source"]: [e["stamp"], e["drawing"]] for e in map(json.loads, lines[1:])}
         atomic_write(self.path, "".join(f"{line}\n" for line in lines))
 
@@ -144,28 +135,21 @@ class Journal:
 def write_results(out: Path, journal: Journal, sources: list[Path]) -> tuple[int, int]:
     "results.json and images.json from the journal; numbers of poses and pictures. Raises SmprError."
     ids, poses, pictures = {str(p): n for n, p in enumerate(sources)}, 0, 0
-    try:
-        with contextlib.ExitStack() as files:
-            lines = files.enter_context(journal.path.open(encoding="utf-8"))
-            results, images = (
-                files.enter_context(whole_file(out / f"{n}.json")) for n in ("results", "images")
-            )
-            next(lines)  # the settings
-            for e in map(json.loads, lines):
-                n, last = ids.get(e["source"]), journal.done.get(e["source"]) == [e["stamp"], e["drawing"]]
-                if n is None or not last or "poses" not in e:  # not asked for, drawn again later, a video
-                    continue
-                about = {"id": n, "file_name": e["source"], "width": e["width"], "height": e["height"]}
-                images.write((", " if pictures else "[") + json.dumps(about))
-                pictures += 1
-                for pose in e["poses"]:
-                    results.write((", " if poses else "[") + json.dumps({"image_id": n} | pose))
-                    poses += 1
-            images.write("]\n" if pictures else "[]\n")
-            results.write("]\n" if poses else "[]\n")
-    except OSError as e:
-        said = f"results cannot be written ({e.strerror or e}); free some space and run again"
-        raise SmprError(f"{out}: {said}, nothing is computed twice") from None
+    with contextlib.ExitStack() as files:
+        lines = files.enter_context(journal.path.open(encoding="utf-8"))
+        results, images = (files.enter_context(whole_file(out / f"{n}.json")) for n in ("results", "images"))
+        next(lines)  # the settings
+        for e in map(json.loads, lines):
+            n, last = ids.get(e["source"]), journal.done.get(e["source"]) == [e["stamp"], e["drawing"]]
+            if n is None or not last or "poses" not in e:  # not asked for, drawn again later, a video
+                continue
+            about = {"id": n, "file_name": e["source"], "width": e["width"], "height": e["height"]}
+            found = json.dumps([{"image_id": n} | pose for pose in e["poses"]])[1:-1]
+            images.write(f"{', ' if pictures else '['}{json.dumps(about)}".encode())
+            results.write((f"{', ' if poses else '['}{found}" * bool(found)).encode())
+            poses, pictures = poses + len(e["poses"]), pictures + 1
+        images.write(b"]\n" if pictures else b"[]\n")
+        results.write(b"]\n" if poses else b"[]\n")
     return poses, pictures
 
 # %% ../../nbs/command/media.ipynb #c0a10008
@@ -177,6 +161,17 @@ class Drawer:
     config: TestConfig
     threshold: float  # score from which a pose is drawn
     journal: Journal
+
+    def draw(self, sources: list[Path], out: Path) -> Iterator[str | None]:
+        "Draw into `out`; what is wrong with each source, None for one that was done before."
+        taken = {p.resolve() for p in sources}  # a drawing never replaces a picture that was asked about
+        for path in tqdm(sources, unit=" files", disable=None, mininterval=1):
+            video = path.suffix.lower() in VIDEOS
+            target = free_name(out / f"{path.stem}{'.mp4' if video else '.png'}", taken)
+            if path.exists() and self.journal.knows(path, target):
+                yield None
+            else:
+                yield self.video(path, target) if video else self.picture(path, target)
 
     def picture(self, path: Path, target: Path) -> str:
         "Draw one picture and note its poses in the journal."
@@ -213,6 +208,6 @@ class Drawer:
                 atomic_write(target.with_suffix(".json"), json.dumps(results) + "\n")
         if target.exists():
             print(f"{path}: {len({r['image_id'] for r in results})} frames with people -> {target}")
-        if target.exists() and not wrong:
-            self.journal.add(path, target)
+            if not wrong:
+                self.journal.add(path, target)
         return "".join(wrong)

@@ -82,9 +82,8 @@ def arm(kill: Kill | None) -> None:
     smpr.evaluation.find_poses = counted("evaluation", smpr.evaluation.find_poses)
     for module, name in (
         (training, "sync_path"),
-        (smpr.checkpoints, "sync_path"),
         (smpr.settings, "sync_path"),
-        (smpr.checkpoints, "save_file"),
+        (smpr.checkpoints, "save"),
         (training, "write_tensors"),
     ):
         setattr(module, name, counted("save", getattr(module, name)))
