@@ -21,10 +21,10 @@ from smpr.experiments.runner import Job, plan, run_jobs
 from smpr.peers.keypoint_rcnn import (
     PEER,
     TopDown,
-    kept_losses,
-    kept_people,
+    find_people,
     peer_config,
     peer_findings,
+    peer_losses,
     person_boxes,
     run_peer,
     top_down_config,
@@ -130,12 +130,12 @@ def test_two_pictures_are_learnt(tmp_path):
     net = TopDown(config, top_down_config(scale)).to(memory_format=torch.channels_last).eval()
     net.load_state_dict(start_state(net, scale.start, scale.start_parts), strict=False)
     kept = freeze_features(net, *plain_sample(two, config.test), config.data.pseudo_box, tmp_path / "two.bin")
-    source = KeptSource(two, net, losses=kept_losses, frozen=kept)
+    source = KeptSource(two, net, losses=peer_losses, frozen=kept)
     log = train_kept(source, config, tmp_path / "run")
     total = [sum(v for k, v in row.items() if k != "step") for row in log]
     assert total[-1] < 0.5 * (8.06 + 0.69 + 0.69)  # at the start: log(56 * 56) and twice log(2)
     assert (
-        peer_findings(kept_people(net, kept, two, config.test), two, net.sigmas).scoring["score"]["AP50"]
+        peer_findings(find_people(net, two, config.test, kept), two, net.sigmas).scoring["score"]["AP50"]
         > 0.9
     )
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEP_RATIO', 'PEER', 'person_boxes', 'person_targets', 'TopDownConfig', 'top_down_config', 'make_rcnn', 'Exact',
-           'TopDown', 'peer_config', 'peer_losses', 'kept_losses', 'picture_losses', 'found_entries', 'kept_people',
-           'picture_people', 'peer_findings', 'train_peer', 'run_peer']
+           'TopDown', 'peer_config', 'peer_losses', 'found_entries', 'find_people', 'peer_findings', 'train_peer',
+           'run_peer']
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #8679c454
 import time
@@ -29,27 +29,17 @@ from tqdm import tqdm
 from ..batches import collate
 from ..config import Count, NotNegative, Options, Positive, Share
 from ..data import PictureRecord, PoseSet, resize_factor
-from ..evaluation import coco_results, evaluate
+from ..evaluation import evaluate
 from ..experiments.findings import Confidence, Findings, true_oks
 from ..experiments.frozen import FrozenFeatures, KeptBatch, KeptSource, resized_sample, train_kept
 from ..experiments.records import make_record
-from smpr.experiments.rows import (
-    Run,
-    RunOptions,
-    Scale,
-    feature_files,
-    frozen_sets,
-    kept_run,
-    make_scale,
-    row_sets,
-    start_state,
-)
+from ..experiments.rows import Run, RunOptions, Scale, frozen_sets, kept_run, row_sets, start_state
 from ..inference import DecodeConfig, TestConfig
 from ..model import SMPR, NeckName
 from ..representation import Variant, pseudo_boxes
 from ..settings import load_settings, resolve_device
 from ..skeleton import COCO17, Skeleton
-from ..structures import Batch, People, Poses
+from ..structures import Batch, People, result_entry
 from ..training import Source
 from ..update import Config
 
@@ -65,10 +55,8 @@ def person_boxes(
     boxes = torch.cat([boxes[:, :2] - pad, boxes[:, 2:] + pad], 1)
     return boxes.clamp(min=0).minimum(boxes.new_tensor([size[1], size[0]] * 2))
 
-# %% ../../nbs/peers/keypoint_rcnn.ipynb #c82efc4d
-def person_targets(
-    people: list[People], sizes: list[tuple[int, int]], margin: float = 0.1
-) -> list[dict[str, Tensor]]:
+
+def person_targets(people: list[People], sizes: list[tuple], margin: float = 0.1) -> list[dict[str, Tensor]]:
     "What torchvision's losses want to know of each picture: boxes, labels (1 is a person) and keypoints."
     return [
         {
@@ -84,18 +72,9 @@ def person_targets(
 class TopDownConfig(Options):
     "Keypoint R-CNN in numbers. The defaults are torchvision's."
 
-    anchors: tuple[tuple[Count, ...], ...] = (
-        (32,),
-        (64,),
-        (128,),
-        (256,),
-        (512,),
-    )  # px, squares of each level
+    anchors: tuple[tuple[Count, ...], ...] = ((32,), (64,), (128,), (256,), (512,))  # px, of each level
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)  # height by width of anchors
-    proposals: tuple[Count, Count] = (
-        2000,
-        2000,
-    )  # of the first stage: of each level, of all (torchvision: 1000)
+    proposals: tuple[Count, Count] = (2000, 2000)  # first stage: of a level, of all (torchvision: 1000)
     anchor_samples: Count = 256  # anchors of a picture from which the first stage learns
     box_samples: Count = 512  # proposals of a picture from which the second stage learns
     person_share: Share = 0.25  # of those, at most so many with a person
@@ -115,13 +94,8 @@ def top_down_config(scale: Scale) -> TopDownConfig:
     return TopDownConfig(anchors, (1.0, 2.0, 3.0), (200, 100), 128, 32, 0.5, 1, 256, (64,) * 4)
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #6f884c49
-def make_rcnn(
-    width: int,  # channels of the maps
-    keypoints: int,  # K
-    heads: TopDownConfig,
-    decode: DecodeConfig,  # which and how many people to report: the threshold and number of our rows
-) -> KeypointRCNN:
-    "torchvision's Keypoint R-CNN for maps that somebody else makes, with outputs in float32."
+def make_rcnn(width: int, keypoints: int, heads: TopDownConfig, decode: DecodeConfig) -> KeypointRCNN:
+    "torchvision's Keypoint R-CNN for maps of `width` channels that somebody else makes, outputs in float32."
     stub = nn.Identity()
     stub.out_channels = width
     names, (before, after) = [str(i) for i in range(min(len(heads.anchors), 4))], heads.proposals
@@ -161,24 +135,19 @@ class Exact:
         return _as_float(super().forward(*inputs))
 
 
-class _RPNHead(Exact, RPNHead):
-    pass
+class _RPNHead(Exact, RPNHead): ...
 
 
-class _BoxHead(Exact, TwoMLPHead):
-    pass
+class _BoxHead(Exact, TwoMLPHead): ...
 
 
-class _BoxPredictor(Exact, FastRCNNPredictor):
-    pass
+class _BoxPredictor(Exact, FastRCNNPredictor): ...
 
 
-class _KeypointHead(Exact, KeypointRCNNHeads):
-    pass
+class _KeypointHead(Exact, KeypointRCNNHeads): ...
 
 
-class _KeypointPredictor(Exact, KeypointRCNNPredictor):
-    pass
+class _KeypointPredictor(Exact, KeypointRCNNPredictor): ...
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #74d4143d
 class TopDown(SMPR):
@@ -190,30 +159,23 @@ class TopDown(SMPR):
         towers = {name: getattr(self.head, name) for name in ("person_tower", "pose_tower")}
         self.heads, self.head = heads, nn.ModuleDict(towers | {"proposals": net.rpn, "people": net.roi_heads})
 
-    def forward_maps(
+    def forward(
         self,
-        maps: list[Tensor],  # of the backbone
+        seen: Tensor | list[Tensor],  # normalised pictures, or the backbone's maps of them
         sizes: list[tuple[int, int]],  # height and width of each picture, px
         targets: list[dict] | None = None,  # when training
     ) -> tuple[list[dict], dict[str, Tensor]]:
         "The people of each picture when testing; the losses by name when training."
-        pyramid = self.neck(maps)
+        pyramid = self.neck(self.backbone(seen)[self.used] if isinstance(seen, Tensor) else seen)
         where, what = (
             {str(i): self.head[tower](m).float().contiguous() for i, m in enumerate(pyramid)}
             for tower in ("person_tower", "pose_tower")
         )
         h, w = (n * self.config.strides[0] for n in pyramid[0].shape[-2:])
-        pictures = ImageList(
-            where["0"].new_empty((len(sizes), 0, h, w)), sizes
-        )  # only its shape is looked at
+        pictures = ImageList(where["0"].new_empty((len(sizes), 0, h, w)), sizes)  # looked at: its shape
         boxes, first = self.head["proposals"](pictures, where, targets)
         found, second = self.head["people"](what, boxes, sizes, targets)
         return found, {name.removeprefix("loss_"): loss for name, loss in (first | second).items()}
-
-    def forward(
-        self, images: Tensor, sizes: list[tuple[int, int]], targets: list[dict] | None = None
-    ) -> tuple[list[dict], dict[str, Tensor]]:
-        return self.forward_maps(self.backbone(images)[self.used], sizes, targets)
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #5bcaaa83
 STEP_RATIO = 1.0  # steps of the peer in the time of one step of our last row, both at scale mini on one core
@@ -221,54 +183,38 @@ PEER = "keypoint-rcnn"  # what its records are called
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #01c7881e
 def peer_config(scale: Scale) -> Config:
-    """The configuration of the peer at a scale: ours with another neck, and on kept features as many steps as
-    take the same time."""
-    base = scale.config
+    "Ours at a scale, with another neck, and on kept features as many steps as take the same time."
+    base, steps = scale.config, max(round(STEP_RATIO * scale.config.train.steps), 1)
     model = replace(base.model, neck=NeckName.FPN, refine=False, score=False, heatmap=False)
     if not scale.frozen_features:
         return replace(base, model=replace(model, tower_depth=0, strides=(4, 8, 16, 32, 64)))
-    steps = max(round(STEP_RATIO * base.train.steps), 1)
-    return replace(
-        base, model=model, train=replace(base.train, steps=steps, lr=2e-3, warmup=min(40, steps // 2))
-    )
+    train = replace(base.train, steps=steps, lr=2e-3, warmup=min(40, steps // 2))
+    return replace(base, model=model, train=train)
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #1e5e4bd1
-def peer_losses(
-    net: TopDown,
-    maps: list[Tensor],
-    people: list[People],
-    sizes: list[tuple[int, int]],
-    config: Config,
-    step: int,
-) -> dict[str, Tensor]:
-    "Losses of one step; the draws of anchors and proposals follow from seed and step."
-    device = net.mean.device
-    targets = person_targets([p.to(device) for p in people], sizes, net.heads.margin)
+def _as_input(net: TopDown, batch: Batch) -> Tensor:
+    "Pictures as the backbone takes them."
+    x = net.normalize(batch.images.to(net.mean.device, non_blocking=True), batch.sizes)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def peer_losses(net: TopDown, batch: KeptBatch | Batch, config: Config, step: int) -> dict[str, Tensor]:
+    "Losses on kept features or pictures; the draws of anchors and proposals follow from seed and step."
+    device, half = net.mean.device, config.train.bf16
+    if isinstance(batch, KeptBatch):
+        seen = [m.to(device, torch.bfloat16 if half else torch.float32) for m in batch.maps]
+        whole = tuple(n * net.config.strides[0] for n in seen[0].shape[-2:])  # the padding belongs to it
+        sizes = [whole] * len(batch.people)
+    else:
+        seen, sizes = _as_input(net, batch), [tuple(size) for size in batch.sizes.tolist()]
+    targets = person_targets([p.to(device) for p in batch.people], sizes, net.heads.margin)
     draw = int(np.random.SeedSequence([config.train.seed, step]).generate_state(1)[0])
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.train.bf16),
+        torch.autocast(device.type, dtype=torch.bfloat16, enabled=half),
     ):
         torch.manual_seed(draw)
-        return net.forward_maps(maps, sizes, targets)[1]
-
-# %% ../../nbs/peers/keypoint_rcnn.ipynb #2d935a0f
-def kept_losses(net: TopDown, batch: KeptBatch, config: Config, step: int) -> dict[str, Tensor]:
-    "Losses of a step on kept features."
-    device, dtype = net.mean.device, torch.bfloat16 if config.train.bf16 else torch.float32
-    maps = [m.to(device, dtype) for m in batch.maps]
-    whole = tuple(n * net.config.strides[0] for n in maps[0].shape[-2:])  # the padding belongs to it
-    return peer_losses(net, maps, batch.people, [whole] * len(batch.people), config, step)
-
-# %% ../../nbs/peers/keypoint_rcnn.ipynb #6c33949c
-def picture_losses(net: TopDown, batch: Batch, config: Config, step: int) -> dict[str, Tensor]:
-    "Losses of a step on pictures, through the backbone."
-    x = net.normalize(batch.images.to(net.mean.device, non_blocking=True), batch.sizes).contiguous(
-        memory_format=torch.channels_last
-    )
-    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.train.bf16):
-        maps = net.backbone(x)[net.used]
-    return peer_losses(net, maps, batch.people, [tuple(size) for size in batch.sizes.tolist()], config, step)
+        return net(seen, sizes, targets)[1]
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #32053dc2
 def found_entries(
@@ -277,90 +223,62 @@ def found_entries(
     "The people found in one picture as COCO results with extra fields person, pose_score and oks."
     sure = (found["keypoints_scores"].float() / sure_at).clamp(0, 1).mean(1)
     best = (found["scores"].float() * sure).argsort(descending=True)
-    keypoints, person, sure = (
-        found["keypoints"][best, :, :2].float() / factor,
-        found["scores"][best].float(),
-        sure[best],
-    )
-    entries = coco_results(Poses(keypoints, person * sure), record.id)
-    columns = zip(person.tolist(), sure.tolist(), true_oks(keypoints, record, sigmas).tolist(), strict=True)
+    poses = found["keypoints"][best, :, :2].float() / factor
+    person, sure = found["scores"][best].float(), sure[best]
+    columns = (poses, person * sure, person, sure, true_oks(poses, record, sigmas))
     return [
-        e | {"person": round(p, 5), "pose_score": round(s, 5), "oks": round(q, 4)}
-        for e, (p, s, q) in zip(entries, columns, strict=True)
+        result_entry(record.id, pose, score, person=round(p, 5), pose_score=round(s, 5), oks=round(q, 4))
+        for pose, score, p, s, q in zip(*(c.tolist() for c in columns), strict=True)
     ]
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #b9a07536
 @torch.inference_mode()
-def kept_people(
-    net: TopDown, frozen: FrozenFeatures, poses: PoseSet, config: TestConfig
+def find_people(
+    net: TopDown, poses: PoseSet, config: TestConfig, frozen: FrozenFeatures | None = None
 ) -> Iterator[tuple[PictureRecord, dict, float]]:
-    "Each picture of a set, what is found on its kept features, and its resize factor."
+    "Each picture of a set, what is found in it, or in its kept features, and its resize factor."
+    at_once, half = (1, config.bf16) if frozen is None else (16, True)
     net.eval()
-    for start in range(0, len(frozen), 16):
-        picks = list(range(start, min(start + 16, len(frozen))))
+    (sample, count), device = resized_sample(poses, config), net.mean.device
+    for start in tqdm(range(0, count, at_once), desc="testing", mininterval=5):
+        picks = list(range(start, min(start + at_once, count)))
         records = [poses.records[i] for i in picks]
         factors = [resize_factor(r.size, config.short, config.long) for r in records]
         sizes = [(int(r.height * f + 0.5), int(r.width * f + 0.5)) for r, f in zip(records, factors)]
-        with torch.autocast(net.mean.device.type, dtype=torch.bfloat16):
-            found, _ = net.forward_maps([m.to(net.mean.device) for m in frozen.maps(picks)], sizes)
+        if frozen is None:
+            seen = _as_input(net, collate([sample(i) for i in picks]))
+        else:
+            seen = [m.to(device) for m in frozen.maps(picks)]
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            found, _ = net(seen, sizes)
         yield from zip(records, found, factors, strict=True)
-
-# %% ../../nbs/peers/keypoint_rcnn.ipynb #f160a79d
-@torch.inference_mode()
-def picture_people(
-    net: TopDown, poses: PoseSet, config: TestConfig
-) -> Iterator[tuple[PictureRecord, dict, float]]:
-    "The same for pictures, one by one through the whole network."
-    sample, count = resized_sample(poses, config)
-    net.eval()
-    for i in tqdm(range(count), desc="testing", mininterval=5):
-        batch, r = collate([sample(i)]), poses.records[i]
-        x = net.normalize(batch.images.to(net.mean.device), batch.sizes).contiguous(
-            memory_format=torch.channels_last
-        )
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.bf16):
-            found, _ = net(x, [tuple(batch.sizes[0].tolist())])
-        yield r, found[0], resize_factor(r.size, config.short, config.long)
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #7182816e
 def peer_findings(
     seen: Iterator[tuple[PictureRecord, dict, float]], poses: PoseSet, sigmas: Tensor, sure_at: float = 20.0
 ) -> Findings:
     "Detections of a set, counted under each way of sorting. Raises SmprError."
-    results = [
-        entry
-        for record, found, factor in seen
-        for entry in found_entries(record, found, factor, sigmas, sure_at)
-    ]
-    fields = {Confidence.SCORE: "score", Confidence.PERSON: "person", Confidence.TRUE_OKS: "oks"}
-    scoring = {
-        c.value: evaluate(poses, [r | {"score": r[name]} for r in results]) for c, name in fields.items()
-    }
+    results = [entry for one in seen for entry in found_entries(*one, sigmas, sure_at)]
+    ways = ((Confidence.SCORE, "score"), (Confidence.PERSON, "person"), (Confidence.TRUE_OKS, "oks"))
+    scoring = {c.value: evaluate(poses, [r | {"score": r[name]} for r in results]) for c, name in ways}
     return Findings(results, scoring, None)
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #5d9327cf
 def train_peer(
-    net: TopDown,
-    config: Config,
-    scale: Scale,
-    cache: Path,
-    sets: tuple[PoseSet, PoseSet],
-    folder: Path,
-    label: str,
+    net: TopDown, config: Config, scale: Scale, cache: Path, sets: tuple, folder: Path, label: str
 ) -> tuple[Iterator, dict]:
     "Train on kept features or pictures; returns the people to be found and what the record should know."
     if scale.frozen_features:
         frozen, kept = frozen_sets(net, config, scale, *sets, cache)
-        source = KeptSource(sets[0], net, losses=kept_losses, frozen=frozen)
-        seen = kept_people(net, kept, sets[1], config.test)
-        what = feature_files(net, config, scale, *sets, cache)[0].name
-        extra, every = {"views": scale.views}, 50
+        source = KeptSource(sets[0], net, losses=peer_losses, frozen=frozen)
+        what, extra, every = Path(frozen.rows.filename).name, {"views": scale.views}, 50
     else:
-        source, seen = Source(sets[0], net, picture_losses), picture_people(net, sets[1], config.test)
+        kept, source = None, Source(sets[0], net, peer_losses)
         what, extra, every = f"{len(sets[0])} of {sets[0].annotations}", {}, 500
     began, run = time.time(), kept_run(folder, config, scale, what, str(net.heads))
     log = train_kept(source, config, run, label, every)
-    return seen, {"train_seconds": round(time.time() - began, 1), "log": log} | extra
+    extra |= {"train_seconds": round(time.time() - began, 1), "log": log}
+    return find_people(net, sets[1], config.test, kept), extra
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #e6787836
 def run_peer(

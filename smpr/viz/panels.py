@@ -25,7 +25,7 @@ def spans(choices: type) -> dict[str, Span | None]:
 
 def corners(choices: type) -> Iterator:  # a configuration of spans and enumerations
     "Every combination of the sliders' two ends and all members of the enumerations."
-    ends = [(s.low, s.high) if s else list(type(getattr(choices, n))) for n, s in spans(choices).items()]
+    ends = [[s.low, s.high] if s else [*getattr(choices, n).__class__] for n, s in spans(choices).items()]
     return (choices(*values) for values in product(*ends))
 
 # %% ../../nbs/viz/panels.ipynb #014c9edb

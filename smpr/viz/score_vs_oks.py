@@ -64,7 +64,9 @@ def draw_pick(
     side.imshow(read_image(poses.images / r.file, r.size), interpolation="nearest")
     found = np.reshape(results[n]["keypoints"], (-1, 3))
     if len(r.areas):
-        near = oks(*map(torch.tensor, (found[None, :, :2], r.keypoints, r.areas, poses.skeleton.sigmas)))
+        arrays = (found[None, :, :2], r.keypoints, r.areas, poses.skeleton.sigmas)
+        pose, people, areas, sigmas = map(torch.tensor, arrays)
+        near = oks(pose, people, areas, sigmas)
         _draw_pose(side, r.keypoints[int(near.argmax())], poses.skeleton, COLORS[5], "labelled")
     _draw_pose(side, found, poses.skeleton, COLORS[1], "detected")
     side.set(xlim=(-0.5, r.width - 0.5), ylim=(r.height - 0.5, -0.5))
