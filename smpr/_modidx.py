@@ -564,7 +564,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'smpr/experiments/tables.py')},
             'smpr.full_training': { 'smpr.full_training.coco_config': ('full_training.html#coco_config', 'smpr/full_training.py'),
                                     'smpr.full_training.coco_set': ('full_training.html#coco_set', 'smpr/full_training.py'),
-                                    'smpr.full_training.coco_steps': ('full_training.html#coco_steps', 'smpr/full_training.py'),
                                     'smpr.full_training.start_from_torchvision': ( 'full_training.html#start_from_torchvision',
                                                                                    'smpr/full_training.py')},
             'smpr.fuse': { 'smpr.fuse.DepthwiseConv': ('appendix/fuse.html#depthwiseconv', 'smpr/fuse.py'),

@@ -59,7 +59,7 @@ def read_notes(path: str | Path) -> dict:
         raise SmprError(f"{path}: the notes inside are not JSON; fetch the file again") from e
 
 # %% ../nbs/appendix/checkpoints.ipynb #88f8dc6c
-def wanted_shapes(config: ModelConfig, skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
+def wanted_shapes(config: ModelConfig, skeleton: Skeleton = COCO17) -> dict[str, tuple[int, ...]]:
     "Name and shape of every tensor in the network's state dict, found without allocating one."
     with torch.device("meta"):
         return {name: tuple(t.shape) for name, t in SMPR(config, skeleton).state_dict().items()}

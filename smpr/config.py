@@ -86,8 +86,8 @@ def field_types(cls: type) -> dict[str, object]:
 LIMITS = {Gt: "above {0.gt}", Ge: "of at least {0.ge}", Lt: "below {0.lt}", Le: "of at most {0.le}"}
 LIMITS |= {
     Span: "from {0.low} to {0.high}",
-    Rule: "{0.words}",
     Len: "{0.min_length} to {0.max_length} of them",
+    Rule: "{0.words}",
 }
 NOUNS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
@@ -155,10 +155,8 @@ class Options:
         "Every option where paper and published code differ set to one of them."
         kinds = {name: take_apart(kind)[0] for name, kind in field_types(cls).items()}
         inside = {n: k.preset(variant) for n, k in kinds.items() if is_dataclass(k)}
-        here = {
-            n: variant for n, k in kinds.items() if set(getattr(k, "__members__", ())) == {"PAPER", "CODE"}
-        }
-        return cls(**inside | here | changes)
+        both = {n for n, k in kinds.items() if set(getattr(k, "__members__", ())) == {"PAPER", "CODE"}}
+        return cls(**inside | dict.fromkeys(both, variant) | changes)
 
 # %% ../nbs/appendix/config.ipynb #d5065fdf
 def flat(config, prefix: str = "") -> dict[str, object]:
@@ -184,13 +182,9 @@ def to_dict(config) -> dict:  # a dataclass such as ModelConfig or Skeleton
     return json.loads(json.dumps(asdict(config)))
 
 
-def from_dict(
-    cls: type,  # ModelConfig, Skeleton or another dataclass
-    values: dict,  # as `to_dict` made it
-    where: str = "the file",  # named in errors
-    quiet: bool = False,  # say nothing of fields that are missing
-):
-    "The configuration that `values` describes. Raises `SmprError` for unknown fields and wrong values."
+def from_dict(cls: type, values: dict, where: str = "the file", quiet: bool = False):
+    """The configuration in `values`, made by `to_dict` and read from `where`; `quiet` about missing fields.
+    Raises `SmprError` for unknown fields and wrong values."""
     if not isinstance(values, dict):
         raise SmprError(f"{where}: {cls.__name__} should be a JSON object, found {values!r:.40}")
     kinds = {name: take_apart(kind)[0] for name, kind in field_types(cls).items()}
@@ -206,13 +200,8 @@ def from_dict(
     return config
 
 # %% ../nbs/appendix/config.ipynb #1ffa8f6c
-def check_same(
-    saved: dict,  # of the file, as `to_dict` made it
-    config,  # asked for now
-    where: str,
-    free: str = "test.",  # what may differ: names that begin like this
-) -> None:
-    "Raises `SmprError` naming the first option that differs from a saved run's."
+def check_same(saved: dict, config, where: str, free: str = "test.") -> None:
+    "Raises `SmprError` for the first option that is not as saved, unless its name begins with `free`."
     was = flat(from_dict(type(config), saved, where))
     for name, now in flat(config).items():
         if was[name] != now and not name.startswith(free):

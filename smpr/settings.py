@@ -76,7 +76,7 @@ def load_settings(start: Path | None = None) -> Settings:
     return Settings(**values)
 
 # %% ../nbs/appendix/settings.ipynb #b5ee57b7
-def resolve_device(name: str = "auto") -> "torch.device":  # noqa: F821
+def resolve_device(name: str = "auto") -> "torch.device":
     "The device to compute on; `auto` takes a GPU if there is one. Raises SmprError for a missing one."
     import torch  # seconds, which `smpr --help` need not wait for
 

