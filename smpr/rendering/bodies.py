@@ -86,7 +86,6 @@ class Pose:
     name: str  # archetype
     turns: dict  # bone -> (3, 3)
     root: np.ndarray  # (3, 3) of the whole body, before it is turned to face somewhere
-    arms: tuple  # names of the left and right arm
     seat: bool  # wants something to sit on
     table: bool  # wants a table
     lift: float  # m over the ground
@@ -167,7 +166,7 @@ def sample_pose(joints: dict, rng: np.random.Generator, name: str | None = None)
         flat = kind.planted in ("both", "lead" if side == lead else "trail")
         turns |= _leg_turns(first if side == lead else other, side, root, flat, rng)
         turns |= _arm_turns(joints, side, arm, rng)
-    return Pose(name, turns, root, tuple(arms), kind.seat, kind.table, rng.uniform(0, kind.lift))
+    return Pose(name, turns, root, kind.seat, kind.table, rng.uniform(0, kind.lift))
 
 # %% ../../nbs/rendering/bodies.ipynb #2be20afb
 # Vertices of the eyeballs, of what is inside the mouth, and of the helper meshes; the body lies before these.
@@ -400,24 +399,18 @@ def sample_outfit(build: Build, rng: np.random.Generator) -> Outfit:
     skin, hair = np.array(t["skin"]) / 255, np.array(t["hair"]) / 255
     skirt = u(-0.75, -0.2) if female and rng.random() < 0.3 else None
     jeans = Cloth("denim", tuple(u(0.4, 1) * np.array([0.25, 0.35, 0.55])))
-    return Outfit(
-        skin=tuple(np.clip(rng.choice(skin) * u(0.9, 1.05), 0, 1)),
-        hair=tuple(np.clip((hair[-1] if build.age > 0.88 else rng.choice(hair)) * u(0.8, 1.2), 0, 1)),
-        cut=pick(rng, t["cut"], t["cut_female" if female else "cut_male"]),
-        length=u(0.24, 0.55),
-        top=sample_cloth(rng),
-        bottom=jeans if rng.random() < 0.45 else sample_cloth(rng, t["trousers"]),
-        shoe=Cloth("plain", tuple(u(0.9, 1.1) * np.full(3, rng.choice([0.07, 0.35, 0.8])))),
-        sleeve=pick(rng, *t["sleeve"]),
-        leg=(0 if rng.random() < 0.75 else 2.0) if skirt else pick(rng, *t["leg"]),
-        hem=u(-0.1, 0.05),
-        neck=u(0, 0.08),
-        loose=(u(0.006, 0.035), u(0.006, 0.032)),
-        skirt=skirt,
-        hat=pick(rng, ["cap", "cap", "brim", "helmet"]) if rng.random() < 0.22 else None,
-        accent=sample_cloth(rng),
-        bag=rng.random() < 0.12,
-    )
+    skin = tuple(np.clip(rng.choice(skin) * u(0.9, 1.05), 0, 1))
+    hair = tuple(np.clip((hair[-1] if build.age > 0.88 else rng.choice(hair)) * u(0.8, 1.2), 0, 1))
+    cut, length = pick(rng, t["cut"], t["cut_female" if female else "cut_male"]), u(0.24, 0.55)
+    top, bottom = sample_cloth(rng), jeans if rng.random() < 0.45 else sample_cloth(rng, t["trousers"])
+    shoe = Cloth("plain", tuple(u(0.9, 1.1) * np.full(3, rng.choice([0.07, 0.35, 0.8]))))
+    sleeve = pick(rng, *t["sleeve"])
+    leg = (0 if rng.random() < 0.75 else 2.0) if skirt else pick(rng, *t["leg"])
+    hem, neck, loose = u(-0.1, 0.05), u(0, 0.08), (u(0.006, 0.035), u(0.006, 0.032))
+    hat = pick(rng, ["cap", "cap", "brim", "helmet"]) if rng.random() < 0.22 else None
+    accent, bag = sample_cloth(rng), rng.random() < 0.12
+    clothes = (top, bottom, shoe, sleeve, leg, hem, neck, loose, skirt)
+    return Outfit(skin, hair, cut, length, *clothes, hat, accent, bag)
 
 # %% ../../nbs/rendering/bodies.ipynb #9d58da04
 # What a place of a dressed person belongs to.

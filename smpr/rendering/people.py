@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TEXTURES', 'PHOTOS', 'body_model', 'RenderConfig', 'Thing', 'Scene3D', 'texture', 'look_up', 'sample_material',
            'material_colour', 'sample_clutter', 'clutter_parts', 'sample_camera', 'sample_spots', 'sample_scene',
-           'backdrop', 'shadow_map', 'Shot', 'draw_scene', 'develop', 'by_joint', 'mask_fields', 'annotate',
-           'render_picture', 'to_coco', 'render_set']
+           'backdrop', 'shadow_map', 'draw_scene', 'develop', 'by_joint', 'mask_fields', 'annotate', 'render_picture',
+           'to_coco', 'render_set']
 
 # %% ../../nbs/rendering/people.ipynb #6c3bc3f4
 # Shapes: (H, W) picture, Q points or pixels, K keypoints, P persons. Metres; z up, y into the picture.
@@ -15,8 +15,9 @@ import io
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -48,12 +49,10 @@ class RenderConfig(Options):
     finer: Count = 2  # the picture is drawn this many times finer and averaged
     # share of pictures with 1, 2, ... persons
     people: _Shares = (0.40, 0.16, 0.10, 0.07, 0.06, 0.05, 0.04, 0.03, 0.03, 0.02, 0.02, 0.02)
-    # a standing first person's height, of the picture's height; drawn evenly by ratio
-    tall: Annotated[tuple[Positive, Positive], RISING] = (0.27, 1.4)
+    tall: Annotated[tuple[Positive, Positive], RISING] = (0.27, 1.4)  # a standing person / the picture
     groups: Share = 0.45  # share of pictures whose people stand close together
     pairs: Share = 0.25  # share of people in a group who turn to the one before them
-    # how many hidden keypoints are labelled, relative to COCO's annotators; 4 labels nearly all
-    noticed: NotNegative = 1.0
+    noticed: NotNegative = 1.0  # hidden keypoints that are labelled, relative to COCO's; 4: nearly all
     motion: Share = 0.12  # share of pictures with motion blur
     soft: Share = 0.25  # share of slightly unsharp pictures
     cast: NotNegative = 0.05  # spread of the colour cast, as a factor of each channel
@@ -420,30 +419,22 @@ def shadow_map(scene: Scene3D, mesh: Mesh, size: int = 768) -> Callable:
         q = (p - middle) @ frame.T
         return np.column_stack([(q[:, :2] / reach * 0.5 + 0.5) * size, q[:, 2] + 300])
 
-    near, _ = rasterise(seen(mesh.vertices), mesh.faces, size, size)
+    near = rasterise(seen(mesh.vertices), mesh.faces, size, size)[0]
+    near = np.pad(near, 1, constant_values=-np.inf)  # outside there is light
 
     def shadow(p: np.ndarray) -> np.ndarray:
         q, total = seen(p), np.zeros(len(p))
         for step in ((-1.1, -0.4), (1.1, 0.4), (0.4, -1.1), (-0.4, 1.1), (0, 0)):
-            x, y = np.floor(q[:, :2] + step).astype(int).T
-            inside = (x >= 0) & (y >= 0) & (x < size) & (y < size)
-            total += inside & (near[np.clip(y, 0, size - 1), np.clip(x, 0, size - 1)] > q[:, 2] + 0.03)
+            x, y = np.clip(np.floor(q[:, :2] + step).astype(int) + 1, 0, size + 1).T
+            total += near[y, x] > q[:, 2] + 0.03
         return total / 5
 
     return shadow
 
-# %% ../../nbs/rendering/people.ipynb #5f469972
-@dataclass(frozen=True)
-class Shot:
-    "A picture before development, with what each fine pixel shows."
-
-    light: np.ndarray  # (H, W, 3) linear, about 0 to 1
-    near: np.ndarray  # (H*f, W*f) 1/depth, 0 for the background
-    owner: np.ndarray  # (H*f, W*f) index into scene.things, -1 for the background
-
 # %% ../../nbs/rendering/people.ipynb #d7f798e1
-def draw_scene(scene: Scene3D, config: RenderConfig, rng: np.random.Generator) -> Shot:
-    "Rasterise, colour, light."
+def draw_scene(scene: Scene3D, config: RenderConfig, rng: np.random.Generator) -> tuple:
+    """Rasterise, colour, light: (H, W, 3) linear light, about 0 to 1; of each of finer^2 pixels, (H*f, W*f)
+    1/depth, 0 for the background, and (H*f, W*f) its index into scene.things, -1 for the background."""
     c, f = scene.camera, config.finer
     mesh = join([t.mesh for t in scene.things])
     whose = np.repeat(np.arange(len(scene.things)), [len(t.mesh.faces) for t in scene.things])
@@ -462,7 +453,7 @@ def draw_scene(scene: Scene3D, config: RenderConfig, rng: np.random.Generator) -
     n = mix(np.concatenate([rasteriser.normals(t.mesh) for t in scene.things]), corner, share)
     albedo = _albedo(scene, owner[at], corner, share)
     picture[at] = _lit(scene, albedo, n, mix(mesh.vertices, corner, share), shadow)
-    return Shot(picture.reshape(c.height, f, c.width, f, 3).mean((1, 3)), near, owner.reshape(near.shape))
+    return picture.reshape(c.height, f, c.width, f, 3).mean((1, 3)), near, owner.reshape(near.shape)
 
 # %% ../../nbs/rendering/people.ipynb #0ca0dbc5
 def _albedo(scene: Scene3D, owner: np.ndarray, corner: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -525,17 +516,17 @@ def mask_fields(mask: np.ndarray) -> dict:
     return {"iscrowd": 0, "area": float(len(rows)), "bbox": box, "segmentation": runs}
 
 # %% ../../nbs/rendering/people.ipynb #35266eb9
-def annotate(scene: Scene3D, shot: Shot, config: RenderConfig, rng: np.random.Generator) -> list[dict]:
+def annotate(scene: Scene3D, near: np.ndarray, owner: np.ndarray, config: RenderConfig, rng) -> list[dict]:
     "COCO annotations of everybody to be seen; hidden keypoints only beside three visible ones."
     out, f, c = [], config.finer, scene.camera
     for i, thing in ((i, t) for i, t in enumerate(scene.things) if t.person):
         guess = rng.random(COCO17.K) < by_joint("noticed") * config.noticed
-        mask = (shot.owner == i).reshape(c.height, f, c.width, f).sum((1, 3)) * 2 >= f * f
+        mask = (owner == i).reshape(c.height, f, c.width, f).sum((1, 3)) * 2 >= f * f
         if not mask.any():
             continue
         seen, body = c.project(thing.keypoints), thing.person.body
         deep = by_joint("tolerance") * body.stature / 1.7
-        v = rasteriser.visible(seen, deep, shot.near, shot.owner, i, f)
+        v = rasteriser.visible(seen, deep, near, owner, i, f)
         v[(v == 1) & (~guess | ((v == 2).sum() < 3))] = 0
         v *= mask.sum() >= config.labelled
         rows = np.where(v[:, None] > 0, np.column_stack([seen[:, :2], v]), 0)
@@ -549,8 +540,8 @@ def render_picture(model: BodyModel, config: RenderConfig, seed: int, n: int) ->
     "Picture n of a seed, (H, W, 3) uint8, and its annotations; it depends on nothing else."
     rng = np.random.default_rng([seed, n])
     scene = sample_scene(model, config, rng)
-    shot = draw_scene(scene, config, rng)
-    return develop(shot.light, config, rng), annotate(scene, shot, config, rng)
+    light, near, owner = draw_scene(scene, config, rng)
+    return develop(light, config, rng), annotate(scene, near, owner, config, rng)
 
 # %% ../../nbs/rendering/people.ipynb #caa585c4
 body_model = lru_cache(BodyModel)  # the one of this process
@@ -605,20 +596,13 @@ def render_set(out: Path, count: int, config=RenderConfig(), seed: int = 0, work
     known = _known(out, recipe)
     atomic_write(out / "recipe.json", recipe)
     todo = sorted(set(range(count)) - set(known))
-    drawn = _draw_all(partial(_write_one, out, config, seed), todo, workers)
-    known |= tqdm(drawn, "pictures", len(todo), disable=None, mininterval=2)
+    spawn = partial(ProcessPoolExecutor, workers, multiprocessing.get_context("spawn"))
+    with spawn() if workers > 1 else nullcontext() as pool:
+        drawn = (pool.map if pool else map)(partial(_write_one, out, config, seed), todo)
+        try:
+            known |= tqdm(drawn, "pictures", len(todo), disable=None, mininterval=2)
+        except BrokenExecutor:
+            raise SmprError("a worker was ended (out of memory?); go on with fewer --workers") from None
     file = atomic_write(out / "person_keypoints.json", json.dumps(to_coco(known, config, seed)) + "\n")
     shutil.rmtree(out / "parts", ignore_errors=True)
     return file
-
-# %% ../../nbs/rendering/people.ipynb #0749f4ab
-def _draw_all(work: Callable, todo: list[int], workers: int) -> Iterator[tuple[int, list]]:
-    "Number and annotations of each picture."
-    if workers == 1:
-        yield from map(work, todo)
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield from pool.map(work, todo)
-        except BrokenExecutor:
-            raise SmprError("a worker was ended (out of memory?); go on with fewer --workers") from None
