@@ -530,7 +530,7 @@ def read_command(words: list[str]) -> Callable[[], int | None]:
     "The subcommand that words ask for. Raises SmprError; SystemExit after `--help`."
     name = words[0] if words else ""
     if name not in COMMANDS:  # help, or a complaint
-        every: Any = Union[tuple(Annotated[c, tyro.conf.subcommand(n)] for n, c in COMMANDS.items())]
+        every: Any = Union[tuple(Annotated[c, tyro.conf.subcommand(n)] for n, c in COMMANDS.items())]  # noqa: UP007
         return parse(every, words, "smpr", description="Single-stage multi-person pose regression.")
     kind = render_flags() if name == "render" else COMMANDS[name]
     try:

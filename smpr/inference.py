@@ -123,13 +123,13 @@ def snap(
     keypoints: Tensor,  # (M, K, 2) px of the network's picture
     heatmap: Tensor | None,  # (K, h, w) logits
     stride: int,  # px, of a cell
-    sigmas: Tensor,  # (K,)
+    sigmas: Tensor | None,  # (K,); None where there is no heatmap either
     width: float = 1.0,  # tolerances 2 sigma s: how far a keypoint may go
     power: float = 4.0,  # of the probability
     only: Tensor | None = None,  # (M,) bool: the poses to move; None: all
 ) -> Tensor:  # (M, K, 2) px
     "Keypoints moved to where the heatmap sees them, near the pose (ours). Raises SmprError without one."
-    if heatmap is None:
+    if heatmap is None or sigmas is None:
         why = "model.heatmap is false, or a file exported without it"
         raise SmprError(
             f"DecodeConfig: snap asks the heatmap branch, and there is none ({why}); give snap None"
@@ -166,7 +166,6 @@ def place_keypoints(
     last = torch.tensor([size[1] - 1.0, size[0] - 1.0], device=keypoints.device)
     k = torch.minimum(keypoints.clamp(min=0), last)
     if config.snap is not None:
-        assert sigmas is not None
         likely = person > config.score_threshold
         k = snap(k, heatmap, stride, sigmas, config.snap, config.snap_power, likely)
     return torch.minimum(k.clamp(min=0), last)

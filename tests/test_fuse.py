@@ -88,6 +88,7 @@ def test_it_follows_its_weights(kind):
     torch.testing.assert_close(answer(net), answer(plain), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_compiles():
     "The whole network in one graph; new weights count there, too."
     net = load("rendered", "cpu")

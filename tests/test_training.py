@@ -62,6 +62,7 @@ def uncut(tmp_path_factory) -> tuple[Path, dict]:
     return run, train(tiny(), people("train", 10), run, people("val", 3), log_every=1, **QUIET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", (0, 1))
 def test_resume_is_exact(uncut, tmp_path, workers):
     "Cut after one step and after three: the same weights, average, optimiser and log, bit for bit."
@@ -307,6 +308,7 @@ def test_best_is_the_best(tmp_path):
     assert saved["step"] == 2 and saved["metrics"]["AP"] == state.best == 0.5
 
 
+@pytest.mark.slow
 def test_compiled_training_is_the_same_training(uncut, tmp_path, monkeypatch):
     """torch.compile is asked for once when somebody wants it, and never otherwise; with a compiler that
     changes nothing, nothing changes."""

@@ -1,0 +1,75 @@
+"What a line may hold: columns, statements, lambdas, patched methods."
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(p for p in ROOT.glob("smpr/**/*.py") if p.name != "_modidx.py")
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_no_wide_line_and_one_statement_a_line():
+    "E501: 110 columns; E701 to E703: one statement a line; E731: no lambda with a name. Cells and scripts."
+    rules = "E501,E701,E702,E703,E731"
+    places = ("nbs", "tests", "benchmarks", "data", ".ci")  # smpr/ is the cells, and nbdev's wide __all__
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--select",
+        rules,
+        "--output-format",
+        "concise",
+        *places,
+    ]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout[-3000:] + found.stderr
+
+
+def lambdas(tree: ast.AST) -> list[int]:
+    "Lines with a lambda that is neither an argument of a call (a key, a callback) nor a default."
+    fine = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            fine |= {id(a) for a in (*node.args, *(k.value for k in node.keywords))}
+        elif isinstance(node, ast.arguments):
+            fine |= {id(a) for a in (*node.defaults, *node.kw_defaults)}
+    return [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Lambda) and id(n) not in fine]
+
+
+def patched(tree: ast.AST) -> list[int]:
+    "Lines that put another function in the place of a method: x.forward = ..., setattr(x, 'forward', ...)."
+    out = []
+    for node in ast.walk(tree):
+        for target in getattr(node, "targets", ()):
+            if isinstance(target, ast.Attribute) and target.attr in ("forward", "backward", "__call__"):
+                out.append(node.lineno)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setattr":
+            out += [node.lineno] * (ast.unparse(node.args[1]) in ("'forward'", "'backward'", "'__call__'"))
+    return out
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_lambdas_are_keys_or_defaults(path):
+    assert lambdas(ast.parse(path.read_text())) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_nothing_is_patched(path):
+    "What changes a network is a module or a function that returns another one."
+    assert patched(ast.parse(path.read_text())) == []
+
+
+def test_the_checks_see_what_they_forbid():
+    seen = "sorted(x, key=lambda a: a)\ndef f(g=lambda: 1): ...\ntable = {'a': lambda: 1}\n"
+    assert lambdas(ast.parse(seen)) == [3]
+    code = "conv.forward = f\nsetattr(m, 'forward', f)\nconv.bias = b\nconv.forward(x)\n"
+    assert patched(ast.parse(code)) == [1, 2]
