@@ -7,8 +7,7 @@ __all__ = ['at_least_float32', 'sampling_grid', 'deform_conv', 'DeformPath', 'op
            'keypoint_taps', 'Aggregation']
 
 # %% ../nbs/04_aggregation.ipynb #8d40f17b
-# Shapes: N images, C channels in, O channels out, (H, W) cells of one level, k x k kernel, D deformable
-# groups,
+# Shapes: N images, C channels in, O channels out, (H, W) cells of a level, k x k kernel, D deformable groups,
 # K keypoints.
 from collections.abc import Callable
 from enum import StrEnum
@@ -72,9 +71,7 @@ def operator_conv(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
     return deform_conv2d(x, offset, weight, padding=weight.shape[-1] // 2)
 
 
-def conv_of(
-    path: DeformPath, device: torch.device
-) -> Callable:  # takes x, offset, weight as `deform_conv` does
+def conv_of(path: DeformPath, device: torch.device) -> Callable:  # of x, offset, weight
     "The function behind a path, for maps on `device`."
     if path == DeformPath.AUTO:
         path = DeformPath.OPERATOR if device.type == "cuda" else DeformPath.LOOKUP
@@ -113,13 +110,11 @@ class Aggregation(nn.Module):
         super().__init__()
         self.path = path
         self.offset = nn.Conv2d(2 * keypoints, groups * 18, 1, bias=False)
-        self.pose = nn.Parameter(torch.empty(width, width, 3, 3))
-        self.person = nn.Parameter(torch.empty(width, width, 3, 3))
         nn.init.normal_(self.offset.weight, std=0.1)  # published code
         if start == OffsetStart.KEYPOINTS:
             self.offset.weight.data.copy_(keypoint_taps(keypoints, groups))
-        for weight in (self.pose, self.person):
-            nn.init.normal_(weight, std=0.01)
+        size = width, width, 3, 3
+        self.pose, self.person = (nn.Parameter(torch.empty(size).normal_(std=0.01)) for _ in range(2))
 
     def forward(
         self,

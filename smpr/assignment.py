@@ -57,8 +57,7 @@ def level_range(
     all_strides: tuple,  # the strides of the levels, fine to coarse, each twice the one before
     unit: float = 8.0,  # strides
 ) -> tuple[Tensor, Tensor]:
-    """Smallest and largest distance to a box side, (P,) px each, that a location's level takes (published
-    code: P3 (-1, 64), ... P7 (512, inf))."""
+    "Least and largest way to a box side that locations take, (P,) px (published code: P3 (-1, 64), ...)."
     low = torch.where(strides == all_strides[0], -1.0, strides * unit / 2)
     high = torch.where(strides == all_strides[-1], torch.inf, strides * unit)
     return low, high
@@ -69,8 +68,7 @@ def region_boxes(
     strides: Tensor,  # (P,) px
     config: AssignConfig = AssignConfig(),
 ) -> tuple[Tensor, ...]:  # x1, y1, x2, y2 px: (G, P) each, or (G, 1) where all locations see the same box
-    """Where a location of each stride must lie to learn each person (Sec. III-C): the pseudo box, or a square
-    around its centre cut at it."""
+    "Where locations must lie to learn each person (Sec. III-C): the box, or a square in its middle."
     x1, y1, x2, y2 = boxes.T[..., None]  # (G, 1) each
     if config.region == Region.WHOLE:
         return x1, y1, x2, y2
@@ -90,8 +88,7 @@ def assign_regions(
     all_strides: tuple,  # strides of the levels, fine to coarse
     config: AssignConfig = AssignConfig(),
 ) -> Tensor:  # (P,) long: index of the person a location learns, -1 for none
-    """Give each location the smallest box whose region holds it at the right level (Sec. III-A, III-C;
-    published code)."""
+    "Give each location the smallest box whose region holds it at its level (Sec. III-A, C; published code)."
     G = len(boxes)
     if G == 0:
         return torch.full((len(locations),), -1, device=locations.device)
@@ -144,8 +141,7 @@ def stand_in_poses(
     noise: float = 0.35,  # px of error per px of distance
     seed: int = 0,
 ) -> Tensor:  # (P, K, 2) px
-    """Not predictions: true poses of the nearest person, the worse the farther the location lies from that
-    person's centre."""
+    "Not predictions: true poses of the nearest person, the worse the farther away the person's centre is."
     boxes = pseudo_boxes(keypoints, Variant.PAPER)
     away = torch.cdist(locations, (boxes[:, :2] + boxes[:, 2:]) / 2).nan_to_num(torch.inf)  # (P, G)
     away, nearest = away.min(1)

@@ -61,8 +61,7 @@ def clip_people(
     sample: Sample,  # people may lie outside the picture
     outside: Outside,  # what becomes of keypoints there
 ) -> Sample:
-    """Settle the people after a crop: keypoints by `outside`, areas by the share of the keypoint box that is
-    left (published code)."""
+    "Settle the people after a crop; areas shrink as the boxes of the keypoints do (published code)."
     h, w = sample.image.shape[:2]
     k, boxes = sample.keypoints.copy(), None
     before = _box_area(k)
@@ -89,10 +88,8 @@ def crop(
 ) -> Sample:
     "Cut the window of at most `size` px a side at (x, y)."
     boxes = None if sample.boxes is None else sample.boxes - (x, y, x, y)
-    return clip_people(
-        Sample(sample.image[y : y + size, x : x + size], sample.keypoints - (x, y, 0), sample.areas, boxes),
-        outside,
-    )
+    window = sample.image[y : y + size, x : x + size]
+    return clip_people(Sample(window, sample.keypoints - (x, y, 0), sample.areas, boxes), outside)
 
 # %% ../nbs/10_batches.ipynb #a5c473ff
 def warp(
@@ -103,8 +100,7 @@ def warp(
     center: tuple[float, float],  # the point of the old picture that becomes the new centre, px
     outside: Outside = Outside.DROP,  # what becomes of keypoints outside
 ) -> Sample:  # without boxes: a turned box is none
-    """Zoom, turn and shift in one bilinear lookup (after shrinking): the strong augmentation of small runs.
-    Grey fills what was never seen."""
+    "Zoom, turn and shift in one bilinear lookup (after shrinking). Grey fills what was never seen."
     c, s = np.cos(np.deg2rad(turn)) * zoom, np.sin(np.deg2rad(turn)) * zoom
     forward = np.array([[c, -s], [s, c]])
     middle = (np.array(size[::-1]) - 1) / 2
@@ -201,11 +197,9 @@ def augment(
 ) -> Sample:
     "A training sample: resize, flip, crop (Sec. IV-A), or with `zoom` one random warp of the same size."
     h, w = sample.image.shape[:2]
-    short = (
-        int(rng.integers(config.short_range[0], config.short_range[1] + 1))
-        if config.short_range
-        else config.short
-    )
+    short, drawn = config.short, config.short_range
+    if drawn:
+        short = int(rng.integers(drawn[0], drawn[1] + 1))
     factor = resize_factor((h, w), short, config.long)
     sample = resize(sample, factor) if config.zoom is None else warp_random(sample, factor, config, rng)
     if rng.random() < config.flip:
@@ -237,12 +231,8 @@ def mosaic(
         people.append(s.keypoints + np.where(s.keypoints[..., 2:] > 0, (x, y, 0), 0))
         if s.boxes is not None:
             boxes.append(s.boxes + (x, y, x, y))
-    return Sample(
-        image,
-        np.concatenate(people),
-        np.concatenate([s.areas for s in samples]),
-        np.concatenate(boxes) if len(boxes) == 4 else None,
-    )
+    areas = np.concatenate([s.areas for s in samples])
+    return Sample(image, np.concatenate(people), areas, np.concatenate(boxes) if len(boxes) == 4 else None)
 
 # %% ../nbs/10_batches.ipynb #04f89065
 def collate(
@@ -255,16 +245,13 @@ def collate(
     h, w = (-(-int(n) // multiple) * multiple for n in sizes.amax(0))
     images = torch.zeros(len(samples), 3, h, w, dtype=torch.uint8)
     for i, s in enumerate(samples):
-        images[i, :, : s.image.shape[0], : s.image.shape[1]] = torch.from_numpy(np.array(s.image)).permute(
-            2, 0, 1
-        )
+        picture = torch.from_numpy(np.array(s.image)).permute(2, 0, 1)
+        images[i, :, : picture.shape[1], : picture.shape[2]] = picture
     people = []
     for s in samples:
-        k = torch.as_tensor(s.keypoints, dtype=torch.float32)
-        boxes = (
-            pseudo_boxes(k, pseudo_box) if s.boxes is None else torch.as_tensor(s.boxes, dtype=torch.float32)
-        )
-        people.append(People(k, boxes, torch.as_tensor(s.areas, dtype=torch.float32)))
+        parts = s.keypoints, s.boxes, s.areas
+        k, boxes, areas = (t if t is None else torch.as_tensor(t, dtype=torch.float32) for t in parts)
+        people.append(People(k, pseudo_boxes(k, pseudo_box) if boxes is None else boxes, areas))
     return Batch(images, sizes, people)
 
 # %% ../nbs/10_batches.ipynb #0a7b81c0
@@ -276,8 +263,7 @@ def populated(
     skeleton: Skeleton,
     rng: np.random.Generator,
 ) -> tuple[int, Sample]:
-    """A random sample of a record, or of another one when nobody is left in it (published code); and which
-    record that was."""
+    "A random sample of a record, or of another when nobody is left in it (published code), and which it was."
     for attempt in range(20):
         sample = augment(start(index), config, skeleton, rng)
         if len(sample.areas) or not config.replace_empty:
@@ -288,17 +274,15 @@ def populated(
 
 # %% ../nbs/10_batches.ipynb #5dda4b35
 class TrainStream(Dataset):
-    """An endless, numbered stream of training samples: draw n is the same sample in every run, process and
-    worker."""
+    "An endless, numbered stream of training samples: draw n is the same in every run, process and worker."
 
     def __init__(self, poses: PoseSet, config: DataConfig, seed: int = 0):
         self.poses, self.config, self.seed = poses, config, seed
         usable = [int(trainable(r.keypoints, r.areas, r.crowd).sum()) for r in poses.records]
         self.order = [i for i, n in enumerate(usable) if n or not config.replace_empty]
         if not any(usable):
-            raise SmprError(
-                f"{poses.annotations}: no picture has a person with usable keypoints; training needs some"
-            )
+            said = "no picture has a person with usable keypoints; training needs some"
+            raise SmprError(f"{poses.annotations}: {said}")
         self.cache: dict[int, np.ndarray] = {}
         self.epoch = (-1, np.empty(0, int))
 
@@ -326,24 +310,22 @@ class TrainStream(Dataset):
         return self._draw(draw)[1]
 
     def shown(self, draw: int) -> list[PictureRecord]:
-        """The records that a draw ends up showing: others than `index` says where a crop left nobody, four
-        where it is a mosaic."""
+        "The records that a draw ends up showing: others where a crop left nobody, four where it is a mosaic."
         return [self.poses.records[i] for i in self._draw(draw)[0]]
 
     def _draw(self, draw: int) -> tuple[list[int], Sample]:
         rng, index, config = np.random.default_rng([self.seed, 2, draw]), self.index(draw), self.config
         picks = [index]
         if config.mosaic and rng.random() < config.mosaic:
-            picks, config = (
-                [index, *rng.choice(self.order, 3)],
-                replace(config, short=config.short // 2, long=config.long // 2, frame=config.frame // 2),
-            )
+            picks += [int(i) for i in rng.choice(self.order, 3)]
+            halves = {name: getattr(config, name) // 2 for name in ("short", "long", "frame")}
+            config = replace(config, **halves)
         boxes = config.pseudo_box if config.zoom is None else None  # a turned box is none
 
-        def start(i):
+        def start(i: int) -> Sample:
             return make_sample(self.picture(i), self.poses.records[i], boxes)
 
-        parts = [populated(start, int(i), self.order, config, self.poses.skeleton, rng) for i in picks]
+        parts = [populated(start, i, self.order, config, self.poses.skeleton, rng) for i in picks]
         return [i for i, _ in parts], parts[0][1] if len(parts) == 1 else mosaic([s for _, s in parts])
 
 # %% ../nbs/10_batches.ipynb #d02ee788
@@ -384,8 +366,7 @@ class Collate:
 
 # %% ../nbs/10_batches.ipynb #156aca6a
 def one_thread(worker: int) -> None:
-    """Worker processes decode with one thread each, and leave Ctrl-C and SIGTERM, which all processes of a
-    group get, to the training process."""
+    "Worker processes decode with one thread each, and leave Ctrl-C and SIGTERM to the training process."
     torch.set_num_threads(1)
     if threading.current_thread() is threading.main_thread():  # as it is in a process of its own
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -393,15 +374,11 @@ def one_thread(worker: int) -> None:
 
 # %% ../nbs/10_batches.ipynb #1f3e1ee0
 def train_loader(stream: TrainStream, sampler: DrawSampler, workers: int = 2) -> DataLoader:
-    """Batches of the stream in the order of the sampler, prepared by `workers` processes (0: in this one).
-    Raises SmprError."""
-    if (
-        workers and len(os.fsencode(place := tempfile.gettempdir())) > 75
-    ):  # batches come through a socket in it; with a longer name none ever would
-        raise SmprError(
-            f"{place}: the temporary folder's path is too long for processes that load pictures (at most 75 "
-            "bytes); set TMPDIR to a shorter one, or workers = 0 in settings.ini"
-        )
+    "Batches in the sampler's order, made by `workers` processes (0: in this one). Raises SmprError."
+    place = tempfile.gettempdir()  # batches come through a socket in it; with a longer name none ever would
+    if workers and len(os.fsencode(place)) > 75:
+        said = "the temporary folder's path is too long for processes that load pictures (at most 75 bytes)"
+        raise SmprError(f"{place}: {said}; set TMPDIR to a shorter one, or workers = 0 in settings.ini")
     return DataLoader(
         stream,
         batch_sampler=sampler,

@@ -8,7 +8,7 @@ __all__ = ['LossConfig', 'focal_loss', 'heatmap_classes', 'heatmap_targets', 'po
 
 # %% ../nbs/07_losses.ipynb #53959b3e
 # Shapes: N pictures, P locations, G persons, K keypoints, h x w cells of the heatmap.
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.distributed as dist
@@ -104,10 +104,9 @@ def make_targets(
     "Targets of picture `n`. They depend on what the network predicts now (Sec. III-C, III-E, III-F)."
     region = assign_regions(pred.locations, pred.strides, people.boxes, pred.level_strides, config)
 
-    def near(offsets):
-        return oks(
-            decode_pose(offsets.float(), pred.locations, pred.strides), people.keypoints, people.areas, sigmas
-        )
+    def near(offsets: Tensor) -> Tensor:
+        poses = decode_pose(offsets.float(), pred.locations, pred.strides)
+        return oks(poses, people.keypoints, people.areas, sigmas)
 
     first = near(pred.initial[n])
     second = first  # as long as nobody asks for the OKS of the second poses
@@ -116,10 +115,8 @@ def make_targets(
     weight = first.amax(1) if first.shape[1] else first.new_zeros(len(first))
     if pred.refined is None:
         return Targets(region, region, weight, weight)
-    source = second if config.oks_source == Variant.PAPER else first
-    return Targets(
-        region, refinement_persons(region, source, config), weight, score_targets(first, second, config)
-    )
+    refined = refinement_persons(region, second if config.oks_source == Variant.PAPER else first, config)
+    return Targets(region, refined, weight, score_targets(first, second, config))
 
 # %% ../nbs/07_losses.ipynb #f9208ff3
 def over_processes(values: Tensor, config: LossConfig) -> tuple[Tensor, int]:
@@ -136,39 +133,29 @@ def stack_targets(
 ) -> Targets:
     "Targets of all N pictures, each field (N, P)."
     each = [make_targets(pred, n, p, sigmas, assign) for n, p in enumerate(people)]
-    return Targets(
-        *(torch.stack([getattr(t, name) for t in each]) for name in ("region", "refined", "weight", "score"))
-    )
+    return Targets(*(torch.stack([getattr(t, f.name) for t in each]) for f in fields(Targets)))
 
 # %% ../nbs/07_losses.ipynb #3131b6cf
 def _owned(pred: Predictions, offsets: Tensor, persons: Tensor, people: list[People]) -> tuple[Tensor, ...]:
-    """Locations that have a person: their picture and number (M,), their poses (M, K, 2), and each one's
-    person: keypoints (M, K, 3), area (M,)."""
+    "Where people are: picture, location (M,), pose (M, K, 2), true keypoints (M, K, 3) and area (M,)."
     n, p = (persons >= 0).nonzero(as_tuple=True)
     first = torch.tensor([0] + [len(x.boxes) for x in people], device=persons.device).cumsum(0)
     own = first[n] + persons[n, p]
     poses = decode_pose(offsets[n, p].float(), pred.locations[p], pred.strides[p])
-    return (
-        n,
-        p,
-        poses,
-        torch.cat([x.keypoints for x in people])[own],
-        torch.cat([x.areas for x in people])[own],
-    )
+    keypoints, areas = (torch.cat([getattr(x, name) for x in people])[own] for name in ("keypoints", "areas"))
+    return n, p, poses, keypoints, areas
 
 
 def _weighted_l1(
     pred: Predictions, offsets: Tensor, persons: Tensor, people: list[People], weight: Tensor
 ) -> Tensor:
-    """Sum of weight times L1 over the locations that have a person; offsets (N, P, 2K), persons and weight
-    (N, P)."""
+    "Sum of weight times L1 where somebody is; offsets (N, P, 2K), persons and weight (N, P)."
     n, p, poses, truth, _ = _owned(pred, offsets, persons, people)
     return (weight[n, p] * pose_l1(poses, truth, pred.strides[p])).sum()
 
 # %% ../nbs/07_losses.ipynb #a1389e34
 def loss_counts(t: Targets, marks: Tensor | None, config: LossConfig) -> tuple[Tensor, int]:
-    """Region positives, refinement positives, the sums of their weights, pictures, heatmap positives, (6,);
-    and the number of processes."""
+    "Positives of region and refinement, their weights, pictures, heatmap positives, (6,); processes."
     in_region, positive = t.region >= 0, t.refined >= 0
     counts = [
         in_region.sum(),
@@ -213,8 +200,7 @@ def compute_losses(
     assign: AssignConfig = AssignConfig(),  # who learns
     config: LossConfig = LossConfig(),  # weights
 ) -> dict[str, Tensor]:  # person, initial and, where the network has them, refined, score, heatmap
-    """The weighted losses of eq. 5 by name; their sum is what training minimises (normalisers: published
-    code)."""
+    "The weighted losses of eq. 5 by name; training minimises their sum (normalisers: published code)."
     t = stack_targets(pred, people, sigmas, assign)
     if config.oks_weighted == Variant.PAPER:
         t.weight = torch.ones_like(t.weight)
@@ -224,15 +210,11 @@ def compute_losses(
         marks = heatmap_targets(people, (h, w), pred.level_strides[0], len(sigmas))
     (n0, n1, w0, w1, images, cells), world = loss_counts(t, marks, config)
     losses = {"person": focal_loss(pred.person_logits, t.refined >= 0) / (n1 + images) * config.person}
-    losses["initial"] = (
-        _weighted_l1(pred, pred.initial, t.region, people, t.weight) / w0.clamp(min=1e-6) * config.initial
-    )
+    initial = _weighted_l1(pred, pred.initial, t.region, people, t.weight)
+    losses["initial"] = initial / w0.clamp(min=1e-6) * config.initial
     if pred.refined is not None:
-        losses["refined"] = (
-            _weighted_l1(pred, pred.refined, t.refined, people, t.weight)
-            / w1.clamp(min=1e-6)
-            * config.refined
-        )
+        refined = _weighted_l1(pred, pred.refined, t.refined, people, t.weight)
+        losses["refined"] = refined / w1.clamp(min=1e-6) * config.refined
         if config.oks:
             *_, poses, truth, areas = _owned(pred, pred.refined, t.refined, people)
             losses["oks"] = (1 - own_oks(poses, truth, areas, sigmas)).sum() / n1.clamp(min=1) * config.oks

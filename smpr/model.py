@@ -107,8 +107,7 @@ class ModelConfig(Options):
 
 # %% ../nbs/08_model.ipynb #c566d40b
 class Backbone(nn.Module):
-    """A network body that returns its last four stages; batch norm always uses its stored statistics
-    (published code)."""
+    "A body that returns its last four stages; batch norm keeps its stored statistics (published code)."
 
     def __init__(
         self,
@@ -142,11 +141,7 @@ class Backbone(nn.Module):
 class ResNetBody(nn.Module):
     "Stem and four stages of a torchvision ResNet."
 
-    def __init__(
-        self,
-        name: str,  # torchvision's name: resnet18, resnet50
-        style: ResNetStyle,
-    ):
+    def __init__(self, name: str, style: ResNetStyle):  # name: torchvision's, resnet18 or resnet50
         super().__init__()
         net = getattr(torchvision.models, name)(weights=None)
         self.conv1, self.bn1 = net.conv1, net.bn1
@@ -166,13 +161,12 @@ class ResNetBody(nn.Module):
 def _timm_body(name: BackboneName) -> tuple[Any, list[list[nn.Module]]]:
     "A timm network and its modules stage by stage."
     body: Any  # timm says nothing about the parts of a network
+    options: dict[str, Any] = {"features_only": True, "pretrained": False}
     if name == BackboneName.LITE0:
-        body = timm.create_model(
-            "tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3, 4), pretrained=False
-        )
+        body = timm.create_model("tf_efficientnet_lite0", out_indices=(1, 2, 3, 4), **options)
         b = list(body.blocks)
         return body, [[body.conv_stem, body.bn1, b[0], b[1]], [b[2]], b[3:5], b[5:]]
-    body = timm.create_model(name.value, features_only=True, feature_location="", pretrained=False)
+    body = timm.create_model(name.value, feature_location="", **options)
     return body, [
         [body.conv1, body.bn1, body.conv2, body.bn2, body.layer1],
         [body.transition1, body.stage2],
@@ -210,9 +204,9 @@ class FPN(nn.Module):
     def __init__(
         self,
         channels: tuple[int, ...],  # of the backbone maps, fine to coarse
-        width: int,
-        levels: int,
-    ):  # output channels; number of output levels
+        width: int,  # output channels
+        levels: int,  # of the output
+    ):
         super().__init__()
         self.lateral = nn.ModuleList(_conv(c, width, 1) for c in channels)
         self.output = nn.ModuleList(_conv(width, width, 3) for _ in channels)
@@ -340,22 +334,12 @@ class Head(nn.Module):
     ) -> Predictions:
         by_level = [self.level(x, i) for i, x in enumerate(maps)]
         person, initial, refined, score = (_rows(part) for part in zip(*by_level))
-        locations, strides = level_locations(
-            [(m.shape[-2], m.shape[-1]) for m in maps], self.config.strides, maps[0].device
-        )
-        marks = (
-            self.heatmap(maps[0]).float() if self.heatmap is not None and (heatmap or self.training) else None
-        )
-        return Predictions(
-            person.squeeze(-1),
-            initial,
-            refined,
-            None if score is None else score.squeeze(-1),
-            marks,
-            locations,
-            strides,
-            self.config.strides,
-        )
+        person, score = (t if t is None else t.squeeze(-1) for t in (person, score))
+        sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
+        asked = heatmap or self.training
+        locations, strides = level_locations(sizes, self.config.strides, maps[0].device)
+        marks = self.heatmap(maps[0]).float() if self.heatmap is not None and asked else None
+        return Predictions(person, initial, refined, score, marks, locations, strides, self.config.strides)
 
 # %% ../nbs/08_model.ipynb #74ad1e78
 def _rows(part: tuple[Tensor | None, ...]) -> Any:
@@ -368,17 +352,14 @@ def _rows(part: tuple[Tensor | None, ...]) -> Any:
 
 # %% ../nbs/08_model.ipynb #c3716329
 def make_neck(config: ModelConfig, backbone: Backbone) -> tuple[nn.Module, slice]:
-    """The neck that `config` names and which of the backbone's maps it reads. Raises `SmprError` for strides
-    it cannot make."""
+    "The neck that `config` names and the backbone's maps it reads. Raises `SmprError` for other strides."
     hrnet = config.backbone in (BackboneName.HRNET_W32, BackboneName.HRNET_W48)
     name = NeckName.HRFPN if hrnet and config.hrnet_neck == Variant.CODE else config.neck
     n, first = len(config.strides), config.strides[0]
     starts = (2 * backbone.strides[0],) if name == NeckName.HRFPN else backbone.strides
     if first not in starts or any(b != 2 * a for a, b in zip(config.strides, config.strides[1:])):
-        raise SmprError(
-            f"ModelConfig: strides {config.strides}: with neck {name} start with "
-            f"{' or '.join(map(str, starts))} and double from level to level"
-        )
+        said = f"with neck {name} start with {' or '.join(map(str, starts))} and double from level to level"
+        raise SmprError(f"ModelConfig: strides {config.strides}: {said}")
     if name == NeckName.HRFPN:
         return HRFPN(backbone.channels, config.width, n), slice(0, None)
     used = slice(backbone.strides.index(first), backbone.strides.index(first) + n)
@@ -452,12 +433,9 @@ def count_parts(
         net = SMPR(model.config, model.skeleton).train(training)
         net(torch.zeros(1, 3, *size))
     flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    parts = [("backbone", net.backbone), ("neck", net.neck)] + [
-        (f"head.{n}", m) for n, m in net.head.named_children()
-    ]
+    parts = {"backbone": net.backbone, "neck": net.neck}
+    parts |= {f"head.{name}": m for name, m in net.head.named_children()}
+    numbers = {name: sum(p.numel() for p in m.parameters()) for name, m in parts.items()}
     return [
-        PartCost(
-            name, sum(p.numel() for p in m.parameters()), flops.get(f"{type(net).__name__}.{name}", 0) // 2
-        )
-        for name, m in parts
+        PartCost(name, n, flops.get(f"{type(net).__name__}.{name}", 0) // 2) for name, n in numbers.items()
     ]

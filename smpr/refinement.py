@@ -38,6 +38,5 @@ def refine(
     initial: Tensor,  # (N, 2K, h, w) initial offsets, strides
     delta: Tensor,  # (N, 2K, h, w) second offsets, strides
 ) -> Tensor:  # (N, 2K, h, w) strides
-    """Initial plus second offsets (paper eq. 3); the initial pose is a constant to the second stage
-    (published code)."""
+    "Initial plus second offsets (paper eq. 3); the initial pose counts as constant (published code)."
     return initial.detach() + delta

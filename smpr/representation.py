@@ -36,8 +36,7 @@ def level_locations(
     strides: tuple[int, ...],  # px per cell of each level
     device=None,
 ) -> tuple[Tensor, Tensor]:
-    """Centres of all feature cells, (P, 2) px, levels one after the other and row-major inside, and the
-    stride of each, (P,)."""
+    "Centres of all feature cells, (P, 2) px, level after level, row-major inside, and their strides, (P,)."
     points, steps = [], []
     for (h, w), s in zip(sizes, strides, strict=True):
         y, x = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
@@ -86,8 +85,7 @@ def oks(
     sigmas: Tensor,  # (K,) of the Skeleton
     eps: float = 1e-9,  # px^2, keeps an area of zero from dividing by zero
 ) -> Tensor:  # (P, G) in [0, 1]
-    """Object keypoint similarity of every pose with every person (paper eq. 4, s^2 = area, kappa = 2 sigma as
-    in COCO)."""
+    "Object keypoint similarity of poses with persons (eq. 4; s^2 = area, kappa = 2 sigma as in COCO)."
     keypoints, areas, sigmas = (t.to(poses.dtype) for t in (keypoints, areas, sigmas))
     seen = (keypoints[..., 2] > 0).to(poses.dtype)  # (G, K)
     rate = -1 / (2 * (areas[:, None] + eps) * (2 * sigmas) ** 2)  # (G, K)

@@ -19,8 +19,7 @@ def score_targets(
     refined_oks: Tensor | None,  # (P, G) OKS of the refined poses; only PAPER reads it
     config: AssignConfig = AssignConfig(),
 ) -> Tensor:  # (P,) in [0, 1]
-    """What the pose score should say at each location: its pose's best OKS (Sec. III-F; published code: the
-    initial pose's)."""
+    "What the score should say: the best OKS of each location's pose (Sec. III-F; code: the initial)."
     source = initial_oks if config.score_target == Variant.CODE or refined_oks is None else refined_oks
     return source.amax(1) if source.shape[1] else source.new_zeros(len(source))
 
@@ -40,8 +39,7 @@ def oracle_confidence(
     areas: Tensor,  # (G,) px^2
     sigmas: Tensor,  # (K,)
 ) -> Tensor:  # (P,) in [0, 1]
-    """The confidence of a perfect scorer: each pose's best true OKS (Table II; defined here, not in the
-    published code)."""
+    "The confidence of a perfect scorer: each pose's best true OKS (Table II; not in the published code)."
     labelled = (keypoints[..., 2] > 0).any(1)
     if not labelled.any():
         return poses.new_zeros(len(poses))

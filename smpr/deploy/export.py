@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,13 +74,8 @@ def dense_poses(
     pred = net(net.normalize(images, sizes), snaps(net) if heatmap is None else heatmap)
     p, c = confidence(pred.person_logits, pred.score_logits)
     limit = (sizes.flip(1) - 1)[:, None, None].float()
-    return Dense(
-        torch.minimum(decode_pose(pred.pose, pred.locations, pred.strides).clamp(min=0), limit),
-        p,
-        c,
-        pred.strides,
-        pred.heatmap_logits,
-    )
+    k = decode_pose(pred.pose, pred.locations, pred.strides).clamp(min=0)
+    return Dense(torch.minimum(k, limit), p, c, pred.strides, pred.heatmap_logits)
 
 # %% ../../nbs/deploy/export.ipynb #5106b853
 def plain_conv(conv: FoldedConv) -> nn.Module:
@@ -106,8 +102,7 @@ def bake_norms(net: nn.Module) -> nn.Module:
 
 # %% ../../nbs/deploy/export.ipynb #c51fb0ba
 class Deployed(nn.Module):
-    """A copy of `net` as it is exported: float32, norms baked in, the heatmap branch only where the network
-    `snaps`, tensors in and tensors out."""
+    "A copy of `net` as it is exported: float32, norms baked in, the heatmap branch only where it `snaps`."
 
     def __init__(self, net: SMPR):
         super().__init__()
@@ -139,18 +134,13 @@ def smallest_side(config: ModelConfig) -> int:
 
 # %% ../../nbs/deploy/export.ipynb #a4e95ad6
 def export_program(net: SMPR) -> ExportedProgram:
-    """The network as a graph for any number of pictures and any sides from `smallest_side` to LARGEST in
-    steps of STEP."""
+    "The network as a graph for any number of pictures, sides of `smallest_side` to LARGEST in STEPs."
     low = smallest_side(net.config)
-
-    def side(name):
-        return STEP * Dim(name, min=low // STEP, max=LARGEST // STEP)
-
+    many, limits = Dim("pictures", min=1), {"min": low // STEP, "max": LARGEST // STEP}
+    rows, columns = (STEP * Dim(name, **limits) for name in ("rows", "columns"))
     example = torch.zeros(2, 3, low + STEP, low + 2 * STEP, dtype=torch.uint8), torch.full((2, 2), low)
-    many = Dim("pictures", min=1)
-    program = torch.export.export(
-        Deployed(net), example, dynamic_shapes=({0: many, 2: side("rows"), 3: side("columns")}, {0: many})
-    )
+    shapes = {0: many, 2: rows, 3: columns}, {0: many}
+    program = torch.export.export(Deployed(net), example, dynamic_shapes=shapes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names folders of this machine
     return program
@@ -159,15 +149,9 @@ def export_program(net: SMPR) -> ExportedProgram:
 def foreign_ops(program: ExportedProgram) -> list[str]:
     "Operations of the graph that are neither PyTorch's own (aten) nor Python's arithmetic on sizes."
     calls = {n.target for n in program.graph.nodes if n.op == "call_function"}
-
-    def plain(f):
-        return (
-            isinstance(f, torch._ops.OpOverload)
-            and f.namespace == "aten"
-            or getattr(operator, getattr(f, "__name__", ""), None) is f
-        )
-
-    return sorted(str(f) for f in calls if not plain(f))
+    python = {f for f in calls if getattr(operator, getattr(f, "__name__", ""), None) is f}
+    aten = {f for f in calls if isinstance(f, torch._ops.OpOverload) and f.namespace == "aten"}
+    return sorted(str(f) for f in calls - aten - python)
 
 # %% ../../nbs/deploy/export.ipynb #a0c455a9
 def weights_digest(net: SMPR) -> str:
@@ -183,11 +167,10 @@ def make_notes(net: SMPR) -> dict[str, str]:
     "What travels inside the file: JSON by name."
     from smpr import __version__
 
-    test = getattr(net, "test", TestConfig())
     notes = {
         "config": to_dict(net.config),
         "skeleton": to_dict(net.skeleton),
-        "test": to_dict(test),
+        "test": to_dict(getattr(net, "test", TestConfig())),
         "digest": weights_digest(net),
         "versions": {"smpr": __version__, "torch": torch.__version__},
     }
@@ -228,17 +211,11 @@ def save_onnx(program: ExportedProgram, notes: dict[str, str], path: str | Path)
     "Write a program as ONNX, opset 20, in float32. Raises SmprError."
     for package in ("onnx", "onnxscript"):
         need(package, "writing ONNX")
-    outputs = list(AXES)[2:][: len(program.graph_signature.user_outputs)]
+    inputs, outputs = list(AXES)[:2], list(AXES)[2:][: len(program.graph_signature.user_outputs)]
+    options: dict[str, Any] = {"opset_version": 20, "input_names": inputs, "output_names": outputs}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own deprecated parts
-        model = torch.onnx.export(
-            program,
-            dynamo=True,
-            verbose=False,
-            opset_version=20,
-            input_names=list(AXES)[:2],
-            output_names=outputs,
-        ).model_proto
+        model = torch.onnx.export(program, dynamo=True, verbose=False, **options).model_proto
     for value in (*model.graph.input, *model.graph.output):
         for d, name in zip(value.type.tensor_type.shape.dim, AXES[value.name], strict=True):
             if name:
@@ -252,48 +229,35 @@ def save_onnx(program: ExportedProgram, notes: dict[str, str], path: str | Path)
 
 # %% ../../nbs/deploy/export.ipynb #523deefb
 def onnx_runner(path: Path) -> tuple[Callable, dict[str, str]]:
-    """An ONNX file as a function of images and sizes, on the CPU with as many threads as PyTorch; and its
-    notes. Raises SmprError."""
+    "An ONNX file as a function of images and sizes, with PyTorch's number of threads; its notes."
     runtime = need("onnxruntime", f"{path}: running ONNX")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0"
-    )  # its threads sleep between pictures, PyTorch needs the cores, too
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # PyTorch needs the cores, too
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as e:
-        raise SmprError(
-            f"{path}: cannot be read as ONNX ({type(e).__name__}); export it again"
-        ) from None  # its errors share no base
+    except Exception as e:  # its errors share no base
+        raise SmprError(f"{path}: cannot be read as ONNX ({type(e).__name__}); export it again") from None
     there = {o.name for o in session.get_outputs()}
+    names, inputs = [name for name in AXES if name in there], {i.name for i in session.get_inputs()}
 
-    def run(images, sizes):
-        return map(
-            torch.from_numpy,
-            session.run(
-                [name for name in AXES if name in there], {"images": images.numpy(), "sizes": sizes.numpy()}
-            ),
-        )
+    def run(images: Tensor, sizes: Tensor) -> list[Tensor]:
+        found = session.run(names, {"images": images.numpy(), "sizes": sizes.numpy()})
+        return [torch.from_numpy(t) for t in found]
 
-    return run if {i.name for i in session.get_inputs()} == {
-        "images",
-        "sizes",
-    } else None, session.get_modelmeta().custom_metadata_map
+    ours = inputs == {"images", "sizes"}
+    return run if ours else None, session.get_modelmeta().custom_metadata_map
 
 # %% ../../nbs/deploy/export.ipynb #b54e3777
 def program_runner(path: Path) -> tuple[Callable, dict[str, str]]:
     "A .pt2 file as a function of images and sizes, and its notes, which are read first. Raises SmprError."
     try:
         with zipfile.ZipFile(path) as archive:
-            notes = {
-                n.split("/extra/")[1]: archive.read(n).decode() for n in archive.namelist() if "/extra/" in n
-            }
+            extra = [n for n in archive.namelist() if "/extra/" in n]
+            notes = {n.split("/extra/")[1]: archive.read(n).decode() for n in extra}
         module = torch.export.load(path).module() if {"config", "digest"} <= set(notes) else None
     except Exception as e:
-        raise SmprError(
-            f"{path}: cannot be read as a PyTorch program ({type(e).__name__}); export it again"
-        ) from None
+        raise SmprError(f"{path}: cannot be read as .pt2 ({type(e).__name__}); export it again") from None
     return module, notes
 
 # %% ../../nbs/deploy/export.ipynb #46bb0da2
@@ -309,14 +273,11 @@ class Exported:
 
     @torch.inference_mode()
     def dense(self, images: Tensor, sizes: Tensor) -> Dense:
-        """All locations' answers, as `dense_poses` gives them. Raises SmprError for sides that the file does
-        not take."""
-        low, sides = smallest_side(self.config), tuple(images.shape[2:])
-        if any(s % STEP or not low <= s <= LARGEST for s in sides):
-            raise SmprError(
-                f"picture is padded to {sides[0]}x{sides[1]} px; an exported network takes sides of {low} to "
-                f"{LARGEST} px in steps of {STEP}"
-            )
+        "All locations' answers, as `dense_poses` gives them. Raises SmprError for sides that do not fit."
+        low, (h, w) = smallest_side(self.config), images.shape[2:]
+        if any(s % STEP or not low <= s <= LARGEST for s in (h, w)):
+            limits = f"an exported network takes sides of {low} to {LARGEST} px in steps of {STEP}"
+            raise SmprError(f"picture is padded to {h}x{w} px; {limits}")
         return Dense(*self.run(images.contiguous(), sizes))
 
     def predict_candidates(
@@ -332,19 +293,11 @@ class Exported:
         padded, size, factor = fit_picture(image, short, long, mirrored)
         d = self.dense(padded, torch.tensor([size]))
         best = best_locations(d.confidence[0], d.strides, config.level_top)
-        p, marks = d.person[0, best], None if d.heatmap_logits is None else d.heatmap_logits[0]
-        k = place_keypoints(
-            d.keypoints[0, best],
-            p,
-            size,
-            marks,
-            self.config.strides[0],
-            torch.tensor(self.skeleton.sigmas),
-            config,
-        )
-        return Candidates(
-            (unmirror(k, size[1], self.skeleton) if mirrored else k) / factor, p, d.confidence[0, best]
-        )
+        marks = None if d.heatmap_logits is None else d.heatmap_logits[0]
+        p, stride, sigmas = d.person[0, best], self.config.strides[0], torch.tensor(self.skeleton.sigmas)
+        k = place_keypoints(d.keypoints[0, best], p, size, marks, stride, sigmas, config)
+        k = unmirror(k, size[1], self.skeleton) if mirrored else k
+        return Candidates(k / factor, p, d.confidence[0, best])
 
     def predict(self, source, config: TestConfig | None = None) -> Result | list[Result]:
         "As `smpr.inference.predict`: the people of a picture or of several. Raises SmprError."
@@ -373,12 +326,12 @@ def load_exported(path: str | Path) -> Exported:
         n = {name: json.loads(text) for name, text in notes.items()}
     except json.JSONDecodeError:
         raise SmprError(f"{path}: the notes inside are not JSON; export it again") from None
-    return Exported(
-        run,
+    config, skeleton = (
         from_dict(ModelConfig, n["config"], str(path)),
         from_dict(Skeleton, n["skeleton"], str(path)),
-        from_dict(TestConfig, n["test"], str(path), quiet=True),
-        n["digest"],
+    )
+    return Exported(
+        run, config, skeleton, from_dict(TestConfig, n["test"], str(path), quiet=True), n["digest"]
     )
 
 # %% ../../nbs/deploy/export.ipynb #09969b10
@@ -401,21 +354,10 @@ def difference(a: Dense, b: Dense) -> Difference:
     if not torch.equal(a.strides, b.strides) or (a.heatmap_logits is None) != (b.heatmap_logits is None):
         return Difference(*[float("inf")] * 3)
     gap = (a.keypoints - b.keypoints).abs()
-    parts = (
-        gap,
-        gap / a.strides[:, None, None],
-        torch.stack([a.person - b.person, a.confidence - b.confidence]).abs(),
-    )
+    chances = [a.person - b.person, a.confidence - b.confidence]
     if a.heatmap_logits is not None:
-        parts = (
-            *parts[:2],
-            torch.cat(
-                [
-                    parts[2].flatten(),
-                    (a.heatmap_logits.sigmoid() - b.heatmap_logits.sigmoid()).abs().flatten(),
-                ]
-            ),
-        )
+        chances.append(a.heatmap_logits.sigmoid() - b.heatmap_logits.sigmoid())
+    parts = gap, gap / a.strides[:, None, None], torch.cat([c.abs().flatten() for c in chances])
     return Difference(*(float(p.nan_to_num(float("inf")).max()) for p in parts))
 
 # %% ../../nbs/deploy/export.ipynb #693e11a7
@@ -423,21 +365,17 @@ TOLERANCE = 1e-3  # strides and probabilities
 
 
 def self_check(net: SMPR, path: Path) -> Difference:
-    """How far the file at `path` and `net` are apart on the scene of chapter 01, at the network's test size.
-    Raises SmprError beyond TOLERANCE."""
+    "How far the file and `net` are apart on the scene of chapter 01. Raises SmprError beyond TOLERANCE."
     file, test = load_exported(path), getattr(net, "test", TestConfig())
     padded, size, _ = fit_picture(load_scene().image, *test.passes[0])
+    sizes = torch.tensor([size])
     with torch.inference_mode():
-        found = difference(
-            dense_poses(net, padded, torch.tensor([size])), file.dense(padded, torch.tensor([size]))
-        )
+        found = difference(dense_poses(net, padded, sizes), file.dense(padded, sizes))
     if file.digest != weights_digest(net):
         raise SmprError(f"{path}: made from other weights; export it again")
     if not found.worst <= TOLERANCE:
-        raise SmprError(
-            f"{path}: differs from PyTorch by {found.worst:.1e} (strides or probability), more than "
-            f"{TOLERANCE:.0e}; not kept, please report your versions of torch and onnxruntime"
-        )
+        said = f"differs from PyTorch by {found.worst:.1e}, more than {TOLERANCE:.0e}; not kept"
+        raise SmprError(f"{path}: {said}, please report your versions of torch and onnxruntime")
     return found
 
 # %% ../../nbs/deploy/export.ipynb #1c049f7c
@@ -446,23 +384,19 @@ def export_network(
     out: str | Path,
     program: ExportedProgram | None = None,  # of `export_program(net)`, when there is one already
 ) -> tuple[Path, Difference]:
-    """Write `net` as the ending of `out` says, check the file against `net`, and only then give it its name.
-    Raises SmprError."""
-    out = Path(out)
-    kind = known_ending(out)
+    "Write `net` as the ending says; a file that disagrees with `net` is not kept. Raises SmprError."
+    kind, out = known_ending(Path(out)), Path(out)
     for package in ("onnx", "onnxscript", "onnxruntime") * (kind == ".onnx"):
         need(package, f"{out}: writing and checking ONNX")  # better now than in two minutes
     unchecked = out.with_name(f".{out.stem}.{os.getpid()}.unchecked{kind}")
+    save = save_onnx if kind == ".onnx" else save_pt2
     try:
-        (save_onnx if kind == ".onnx" else save_pt2)(
-            program or export_program(net), make_notes(net), unchecked
-        )
+        save(program or export_program(net), make_notes(net), unchecked)
         found = self_check(net, unchecked)
         os.replace(unchecked, out)
     except OSError as e:
-        raise SmprError(
-            f"{out}: cannot be written ({e.strerror or e}); free some space or choose another folder"
-        ) from None
+        said = f"cannot be written ({e.strerror or e})"
+        raise SmprError(f"{out}: {said}; free some space or choose another folder") from None
     finally:
         unchecked.unlink(missing_ok=True)
     return out, found
