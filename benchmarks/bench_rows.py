@@ -32,8 +32,8 @@ from smpr.deploy.export import (
     save_pt2,
 )
 from smpr.evaluation import coco_results, score_vs_oks
-from smpr.experiments.frozen import head_losses, sample_picks
-from smpr.experiments.rows import Row, frozen_sets, make_scale, row_config, start_state
+from smpr.experiments.frozen import head_losses, sample_picks, view_features
+from smpr.experiments.rows import Row, make_scale, row_config, start_state
 from smpr.fuse import fold_norms
 from smpr.inference import DecodeConfig, decode, find_poses, load, predict_candidates, soft_nms
 from smpr.losses import Targets, heatmap_targets, stack_targets
@@ -438,9 +438,7 @@ def step_lines(device: torch.device, rounds: int) -> Iterator[Line]:
             torch.manual_seed(0)
             net = SMPR(c.model).to(device, memory_format=torch.channels_last)
             net.load_state_dict(start_state(net, scale.start, scale.start_parts), strict=False)
-            frozen, _ = frozen_sets(
-                net, c, replace(scale, views=1), embedded("train", 64), embedded("val", 2), Path(folder)
-            )
+            frozen = view_features(net, embedded("train", 64), c, 1, Path(folder))
             states.append(TrainState.of(net.train(), c))
         states[1].net.head.aggregation.path = DeformPath.OPERATOR
 
