@@ -64,6 +64,9 @@ def true_oks(poses: Tensor, record: PictureRecord, sigmas: Tensor) -> Tensor:
     return oracle_confidence(poses, *(a.to(poses.device) for a in (*people, sigmas)))
 
 # %% ../../nbs/experiments/findings.ipynb #3056f283
+_EXTRA = {"person": 5, "pose_score": 5, "oks": 4, "initial_oks": 4}  # beside a result: name, digits
+
+
 def _poses_at(output: PictureOutput, offsets: Tensor, at: Tensor) -> Tensor:
     "The poses (n, K, 2) of some locations, px of the original."
     xy, s = output.pred.locations[at], output.pred.strides[at]
@@ -84,17 +87,16 @@ def found_poses(
     order, scores = select_order(found, config, quality)
     at = candidate_places(pred, output.n, config)[order]
     person, kept = found.person[order], vote(Poses(found.keypoints[order], scores), found, config, sigmas)
-    columns = {
-        "person": person,
-        "pose_score": found.confidence[order] / person.clamp(min=1e-9),
-        "oks": true_oks(kept.keypoints, record, sigmas),
-        "initial_oks": true_oks(_poses_at(output, pred.initial, at), record, sigmas),
-    }
-    digits = {"person": 5, "pose_score": 5, "oks": 4, "initial_oks": 4}
-    more = [dict(zip(columns, row)) for row in zip(*(c.tolist() for c in columns.values()))]
+    first = true_oks(_poses_at(output, pred.initial, at), record, sigmas)
+    pose_score, oks = (
+        found.confidence[order] / person.clamp(min=1e-9),
+        true_oks(kept.keypoints, record, sigmas),
+    )
+    columns = (person, pose_score, oks, first)
+    rows = zip(kept.keypoints.tolist(), scores.tolist(), *(c.tolist() for c in columns), strict=True)
     return [
-        result_entry(record.id, pose, score, **{n: round(v, digits[n]) for n, v in extra.items()})
-        for pose, score, extra in zip(kept.keypoints.tolist(), scores.tolist(), more, strict=True)
+        result_entry(record.id, pose, score, **{n: round(v, d) for (n, d), v in zip(_EXTRA.items(), more)})
+        for pose, score, *more in rows
     ], at
 
 # %% ../../nbs/experiments/findings.ipynb #b9e09d4d
@@ -106,16 +108,11 @@ def _dense_rows(
     xy, s = pred.locations[at], pred.strides[at]
     people = torch.as_tensor(r.keypoints[(r.keypoints[..., 2] > 0).any(1)], dtype=torch.float32)
     boxes = pseudo_boxes(people).to(xy.device) * output.factor
-    columns = (
-        torch.full_like(s, r.id, dtype=torch.float64),
-        *xy.unbind(1),
-        s,
-        pred.person_logits[n, at].float(),
-        torch.full_like(s, torch.nan) if pred.score_logits is None else pred.score_logits[n, at].float(),
-        true_oks(_poses_at(output, pred.pose, at), r, sigmas),
-        assign_regions(xy, s, boxes, pred.level_strides, assign) >= 0,
-        torch.full_like(s, group),
-    )
+    score = torch.full_like(s, torch.nan) if pred.score_logits is None else pred.score_logits[n, at]
+    oks = true_oks(_poses_at(output, pred.pose, at), r, sigmas)
+    inside = assign_regions(xy, s, boxes, pred.level_strides, assign) >= 0
+    picture, group = (torch.full_like(s, v, dtype=torch.float64) for v in (r.id, group))
+    columns = (picture, *xy.unbind(1), s, pred.person_logits[n, at], score, oks, inside, group)
     return torch.stack([c.double().cpu() for c in columns], 1).numpy()
 
 
@@ -196,9 +193,6 @@ def read_dense(path: Path) -> dict[str, np.ndarray]:
         return {n: file[n] if n.endswith("image_id") else file[n].astype(float) for n in file.files}
 
 # %% ../../nbs/experiments/findings.ipynb #66748eee
-_EXTRA = ("person", "pose_score", "oks", "initial_oks")
-
-
 def pack_detections(results: list[dict], unit: float) -> bytes:
     "Detections as compressed JSON, coordinates in `unit` px; equal detections give equal bytes."
     rows = []
@@ -207,9 +201,8 @@ def pack_detections(results: list[dict], unit: float) -> bytes:
         extra = (round(r[n], 3) if n in r else None for n in _EXTRA)
         steps = np.diff(k, axis=0, prepend=0).ravel().tolist()
         rows.append([r["image_id"], round(r["score"], 5), *extra, *steps])
-    columns = ["image_id", "score", *_EXTRA, "keypoint steps"]
-    text = json.dumps({"unit": unit, "columns": columns, "rows": rows}, separators=(",", ":"))
-    return gzip.compress(text.encode(), 9, mtime=0)
+    content = {"unit": unit, "columns": ["image_id", "score", *_EXTRA, "keypoint steps"], "rows": rows}
+    return gzip.compress(json.dumps(content, separators=(",", ":")).encode(), 9, mtime=0)
 
 # %% ../../nbs/experiments/findings.ipynb #5ceebcd7
 def write_detections(path: Path, results: list[dict], limit: int = 200_000) -> dict:
@@ -263,29 +256,22 @@ class Matches:
         return Matches(self.picture[at], self.hit[:, at], self.miss[:, at], self.people, self.score[at])
 
 # %% ../../nbs/experiments/findings.ipynb #e61d13a2
-def _counted(record: PictureRecord) -> int:
-    "How many people of a picture count."
-    return int(((record.keypoints[..., 2] > 0).any(1) & ~np.asarray(record.crowd, bool)).sum())
-
-
 def match_detections(poses: PoseSet, results: list[dict]) -> Matches:
     "Matches of a set's detections, made by pycocotools (20 detections a picture, all areas)."
     run = coco_eval(coco_truth(poses), results, poses.skeleton, areas={"all": (0, 1e10)})
-    by_id = {e["image_id"]: e for e in run.evalImgs if e}
-    counts = [
-        int((np.asarray(by_id[r.id]["gtIgnore"]) == 0).sum()) if r.id in by_id else _counted(r)
-        for r in poses.records
-    ]
+    by_id = {
+        e["image_id"]: e for e in run.evalImgs if e
+    }  # without those that have neither people nor detections
     there = [(n, by_id[r.id]) for n, r in enumerate(poses.records) if r.id in by_id]
-    there = [(n, e) for n, e in there if len(e["dtScores"])]
-    if not there:
-        none = np.zeros((10, 0), bool)
-        return Matches(np.zeros(0, int), none, none, np.array(counts), np.zeros(0))
-    matched = np.concatenate([np.asarray(e["dtMatches"]) > 0 for _, e in there], 1)
-    ignored = np.concatenate([np.asarray(e["dtIgnore"]).astype(bool) for _, e in there], 1)
-    picture = np.repeat([n for n, _ in there], [len(e["dtScores"]) for _, e in there])
-    scores = np.concatenate([e["dtScores"] for _, e in there])
-    return Matches(picture, matched & ~ignored, ~matched & ~ignored, np.array(counts), scores).best_first()
+    people = np.zeros(len(poses), int)
+    for n, e in there:
+        people[n] = (np.asarray(e["gtIgnore"]) == 0).sum()
+    none = np.zeros((10, 0), bool)
+    matched = np.concatenate([none, *(np.asarray(e["dtMatches"]) > 0 for _, e in there)], 1)
+    ignored = np.concatenate([none, *(np.asarray(e["dtIgnore"]).astype(bool) for _, e in there)], 1)
+    picture = np.array([n for n, e in there for _ in e["dtScores"]], int)
+    score = np.array([s for _, e in there for s in e["dtScores"]], float)
+    return Matches(picture, matched & ~ignored, ~matched & ~ignored, people, score).best_first()
 
 # %% ../../nbs/experiments/findings.ipynb #e96d0189
 def read_matches(path: Path) -> Matches:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KeptBatch', 'FrozenFeatures', 'backbone_maps', 'freeze_features', 'view_sample', 'resized_sample', 'view_features',
            'resized_features', 'sample_picks', 'head_losses', 'KeptSource', 'train_kept', 'kept_outputs',
-           'picture_outputs']
+           'picture_outputs', 'set_outputs']
 
 # %% ../../nbs/experiments/frozen.ipynb #fc1c23fa
 import hashlib
@@ -232,3 +232,10 @@ def picture_outputs(net: SMPR, poses: PoseSet, config: TestConfig) -> Iterator[P
             pred = net(x, heatmap=config.decode.snap is not None)
         size, factor = tuple(batch.sizes[0].tolist()), resize_factor(r.size, config.short, config.long)
         yield PictureOutput(r, pred, 0, size, factor)
+
+
+def set_outputs(net: SMPR, poses: PoseSet, config: Config, cache: Path | None) -> Iterator[PictureOutput]:
+    "Predictions for the pictures of a set, from kept features where there is a `cache` of them."
+    if cache is None:
+        return picture_outputs(net, poses, config.test)
+    return kept_outputs(net, resized_features(net, poses, config, cache), poses, config.test)

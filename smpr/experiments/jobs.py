@@ -125,13 +125,8 @@ def plan(table: str, scale: str, seeds: int = 1) -> list[Job]:
         raise SmprError(f"table '{table}' is unknown; choose {', '.join(TABLES)} or all")
     out = []
     for s in range(seeds):
-        by_table = {
-            "table1": [row_job(row, s) for row in Row],
-            "table2": [row_job(Row.PSM, s)],
-            "table3": table3_jobs(scale, s),
-            "figure6": [figure6_job(t, s) for t in FIGURE6],
-            "deviations": deviation_jobs(scale, s),
-        }
+        table1, figure6 = [row_job(row, s) for row in Row], [figure6_job(t, s) for t in FIGURE6]
+        jobs = (table1, [row_job(Row.PSM, s)], table3_jobs(scale, s), figure6, deviation_jobs(scale, s))
         names = TABLES[: None if s == 0 else 1] if table == "all" else (table,)
-        out += [job for name in names for job in by_table[name]]
+        out += [job for name, some in zip(TABLES, jobs) if name in names for job in some]
     return list(dict.fromkeys(out))

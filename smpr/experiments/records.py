@@ -7,7 +7,6 @@ __all__ = ['BESIDE', 'code_state', 'processor', 'environment', 'make_record', 'r
            'mark_made', 'made_here', 'load_records', 'read_record']
 
 # %% ../../nbs/experiments/records.ipynb #1c8d5f4c
-import hashlib
 import json
 import os
 import platform
@@ -22,14 +21,12 @@ import smpr
 from ..config import to_dict
 from ..data import PoseSet, set_hash
 from .findings import Confidence, Findings, write_detections
-from ..settings import SmprError, atomic_write, load_settings
+from ..settings import SmprError, atomic_write, file_digest, load_settings
 from ..update import Config
 
 # %% ../../nbs/experiments/records.ipynb #e2e38623
-def code_state(
-    folder: Path,
-) -> tuple[str | None, bool]:  # commit; is anything under smpr/ or nbs/ not committed?
-    "What code of the checkout around `folder` is running."
+def code_state(folder: Path) -> tuple[str | None, bool]:
+    "Commit of the checkout around `folder`, and whether anything under smpr/ or nbs/ is not committed."
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True, cwd=folder).stdout.strip()
@@ -47,19 +44,11 @@ def processor() -> str:
 def environment() -> dict:
     "Commit, versions and hardware of this run."
     commit, dirty = code_state(Path(smpr.__file__).parent)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     packages = ("smpr", "torch", "torchvision", "timm", "pycocotools", "numpy")
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "hardware": {
-            "cpu": processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": gpu,
-        },
-    }
+    versions = {"python": platform.python_version()} | {p: version(p) for p in packages}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    cpu = {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    return {"commit": commit, "dirty": dirty, "versions": versions, "hardware": cpu | {"gpu": gpu}}
 
 # %% ../../nbs/experiments/records.ipynb #d1d9f0fd
 def make_record(
@@ -86,13 +75,13 @@ def make_record(
     }
 
 # %% ../../nbs/experiments/records.ipynb #b37889b2
+BESIDE = {"detections": ".detections.json.gz", "dense": ".dense.npz", "more": ".more.npz"}
+
+
 def record_path(record: dict, figures: Path) -> Path:
     "`results/<experiment>/<row>-<scale>-s<seed>.json` below `figures`."
     name = f"{record['row']}-{record['scale']}-s{record['seed']}.json"
     return figures / "results" / record["experiment"] / name
-
-# %% ../../nbs/experiments/records.ipynb #4289a141
-BESIDE = {"detections": ".detections.json.gz", "dense": ".dense.npz", "more": ".more.npz"}
 
 
 def beside(record: dict, figures: Path, kind: str) -> Path:
@@ -118,10 +107,6 @@ def write_record(
     return path
 
 # %% ../../nbs/experiments/records.ipynb #13ce9c57
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _mark(path: Path, runs: Path) -> Path:
     "Where a checkout remembers the fingerprint of the record at `path` that it made."
     return runs / "records" / f"{path.parent.name}-{path.stem}.sha256"
@@ -129,13 +114,13 @@ def _mark(path: Path, runs: Path) -> Path:
 
 def mark_made(path: Path, runs: Path) -> None:
     "Remember that this checkout made the record at `path`."
-    atomic_write(_mark(path, runs), _digest(path))
+    atomic_write(_mark(path, runs), file_digest(path))
 
 
 def made_here(path: Path, runs: Path) -> bool:
     "Whether the record at `path` is one that this checkout made, not one that came with it."
     mark = _mark(path, runs)
-    return path.exists() and mark.exists() and mark.read_text() == _digest(path)
+    return path.exists() and mark.exists() and mark.read_text() == file_digest(path)
 
 # %% ../../nbs/experiments/records.ipynb #05c24a80
 def load_records(experiment: str, scale: str, figures: Path) -> list[dict]:

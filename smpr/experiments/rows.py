@@ -11,7 +11,6 @@ __all__ = ['PAPER_TABLE1', 'DENSE_ROWS', 'Row', 'row_config', 'parameter_names',
 import hashlib
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -23,15 +22,8 @@ from ..assignment import Region
 from ..config import Options, change, flat, in_words, to_dict
 from ..data import PoseSet, load_set, set_hash
 from ..evaluation import detect_set, evaluate
-from .findings import Findings, Matches, PictureOutput, collect, found_poses, match_detections
-from smpr.experiments.frozen import (
-    KeptSource,
-    kept_outputs,
-    picture_outputs,
-    resized_features,
-    train_kept,
-    view_features,
-)
+from .findings import Findings, Matches, collect, found_poses, match_detections
+from .frozen import KeptSource, resized_features, set_outputs, train_kept, view_features
 from .records import make_record
 from ..full_training import coco_set
 from ..inference import TestConfig
@@ -122,28 +114,17 @@ def make_scale(name: str) -> Scale:
     "The scale called `name`: smoke, mini, gpu or coco. Raises SmprError."
     small, code = {"data_zoom": (0.8, 1.4), "model_frozen_stages": 4}, Config.preset("code")
     if name == "smoke":
-        small |= {
-            f"{part}_{side}": n for part in ("data", "test") for side, n in (("short", 96), ("long", 128))
-        }
-        small |= {
-            "model_width": 32,
-            "model_tower_depth": 1,
-            "train_steps": 4,
-            "train_batch": 4,
-            "train_warmup": 2,
-        }
+        small |= {"data_short": 96, "data_long": 128, "test_short": 96, "test_long": 128, "model_width": 32}
+        small |= {"model_tower_depth": 1, "train_steps": 4, "train_batch": 4, "train_warmup": 2}
         config, cost = apply_parameters(small_config(), small), "seconds a row; AP is noise"
         return Scale(name, config, True, 1, "rendered", train_pictures=16, val_pictures=8, cost=cost)
     if name == "mini":
         small |= {"test_short": 336, "test_long": 448, "train_steps": 400, "train_batch": 8}
-        config = apply_parameters(
-            small_config(), small | {"train_lr": 1e-3, "train_warmup": 40, "train_ema": 0.98}
-        )
+        small |= {"train_lr": 1e-3, "train_warmup": 40, "train_ema": 0.98}
         head = ("head.person_tower.", "head.pose_tower.", "head.initial.", "head.person.")
+        config, parts = apply_parameters(small_config(), small), ("backbone.", "neck.", *head)
         cost = "about 3 minutes a row on one CPU core; AP about 31 in the last row"
-        return Scale(
-            name, config, True, 2, "rendered", ("backbone.", "neck.", *head), more_pictures=1000, cost=cost
-        )
+        return Scale(name, config, True, 2, "rendered", parts, more_pictures=1000, cost=cost)
     if name == "gpu":
         large = {"data_short": 512, "data_long": 683, "data_crop": 512, "test_short": 512, "test_long": 683}
         config = apply_parameters(code, large | {"train_steps": 4000, "train_batch": 32, "train_lr": 0.01})
@@ -224,8 +205,9 @@ def run_row(
 ) -> Run:
     "Train and evaluate one row, going on where an earlier try stopped. Raises SmprError."
     began, settings, name = time.time(), load_settings(), options.name or row
-    config, cache = config or row_config(row, scale.config), options.cache or settings.runs / "cache"
+    config = config or row_config(row, scale.config)
     config = replace(config, train=replace(config.train, seed=seed))
+    cache = (options.cache or settings.runs / "cache") if scale.frozen_features else None
     sets = row_sets(scale, options.train_set, options.val_set)
     torch.manual_seed(seed)
     net = SMPR(config.model, sets[0].skeleton)
@@ -233,29 +215,19 @@ def run_row(
     start = start_state(net, scale.start, scale.start_parts)
     net.load_state_dict(start, strict=False)
     folder = settings.runs / experiment / f"{name}-{scale.name}-s{seed}"
-    if scale.frozen_features:
-        extra = _train_frozen(net, config, scale, cache, sets[0], folder, f"{name} seed {seed}")
-    else:
-        net, extra = _train_whole(net, config, sets[0], folder)
+    net, extra = _train_row(net, config, scale, cache, sets[0], folder, f"{name} seed {seed}")
     dense = row in DENSE_ROWS if options.dense is None else options.dense
     every = max(len(sets[1]) * _per_picture(config) // 15_000, 1) if dense else None
-    outputs = _outputs(net, sets[1], config, scale, cache)
+    outputs = set_outputs(net, sets[1], config, cache)
     findings = collect(outputs, sets[1], net.sigmas, config.test.decode, config.assign, every)
     if options.multi_scale:
         extra["multi_scale"] = multi_scale_metrics(net, sets[1], config.test)
     own = options.train_set is not None or options.val_set is not None
     if experiment == "table1" and not own and (more := more_set(scale)):
-        extra["more"], findings.more = measure_more(net, more, config, scale, cache)
+        extra["more"], findings.more = measure_more(net, more, config, cache)
     about = {"experiment": experiment, "row": name, "scale": scale.name, "seed": seed}
     origin = {"weights": scale.start, "parts": list(scale.start_parts), "tensors": len(start)}
     return Run(make_record(about, config, findings, sets, origin, began) | extra, net, findings)
-
-
-def _outputs(net: SMPR, poses: PoseSet, config: Config, scale: Scale, cache: Path) -> Iterator[PictureOutput]:
-    "Predictions for a set, from kept features where the scale keeps them."
-    if not scale.frozen_features:
-        return picture_outputs(net, poses, config.test)
-    return kept_outputs(net, resized_features(net, poses, config, cache), poses, config.test)
 
 
 def _per_picture(config: Config) -> int:
@@ -270,11 +242,9 @@ def multi_scale_metrics(net: SMPR, poses: PoseSet, config: TestConfig) -> dict[s
     return evaluate(poses, results)
 
 # %% ../../nbs/experiments/rows.ipynb #38ff3b57
-def measure_more(
-    net: SMPR, poses: PoseSet, config: Config, scale: Scale, cache: Path
-) -> tuple[dict, Matches]:
+def measure_more(net: SMPR, poses: PoseSet, config: Config, cache: Path | None) -> tuple[dict, Matches]:
     "The COCO numbers of further pictures, and what AP is made of there."
-    began, outputs = time.time(), _outputs(net, poses, config, scale, cache)
+    began, outputs = time.time(), set_outputs(net, poses, config, cache)
     results = [e for output in outputs for e in found_poses(output, net.sigmas, config.test.decode)[0]]
     numbers = {"metrics": evaluate(poses, results), "pictures": len(poses), "set": set_hash(poses)}
     return numbers | {"seconds": round(time.time() - began, 1)}, match_detections(poses, results)
@@ -286,18 +256,15 @@ def kept_run(folder: Path, config: Config, scale: Scale, *more: str) -> Path:
     return folder / f"kept-{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]}"
 
 # %% ../../nbs/experiments/rows.ipynb #f4ace3c9
-def _train_frozen(
-    net: SMPR, config: Config, scale: Scale, cache: Path, poses: PoseSet, folder: Path, label: str
-) -> dict:
-    "Train a network on kept features; returns what a record should know."
-    features = view_features(net, poses, config, scale.views, cache)
-    began, source = time.time(), KeptSource(poses, net, frozen=features)
-    log = train_kept(source, config, kept_run(folder, config, scale, features.path.name), label)
-    return {"train_seconds": round(time.time() - began, 1), "views": scale.views, "log": log}
-
-
-def _train_whole(net: SMPR, config: Config, poses: PoseSet, folder: Path) -> tuple[SMPR, dict]:
-    "Train a network with its backbone (chapter 14); returns the best one and what a record should know."
+def _train_row(
+    net: SMPR, config: Config, scale: Scale, cache: Path | None, poses: PoseSet, folder: Path, label: str
+) -> tuple[SMPR, dict]:
+    "Train on kept features, or with the backbone; returns the network and what a record should know."
+    if cache:
+        features = view_features(net, poses, config, scale.views, cache)
+        began, source = time.time(), KeptSource(poses, net, frozen=features)
+        log = train_kept(source, config, kept_run(folder, config, scale, features.path.name), label)
+        return net, {"train_seconds": round(time.time() - began, 1), "views": scale.views, "log": log}
     device, workers = str(net.mean.device), load_settings().workers
     summary = train(config, poses, folder, None, net.state_dict(), device=device, workers=workers)
     training = {k: v for k, v in summary.items() if k not in ("run", "history")}

@@ -45,7 +45,9 @@ class TableRow:
 
     def cells(self, columns: tuple[str, ...], sign: str) -> list[str]:
         "Our numbers with their spread after a sign; what there is not is empty."
-        return [_cell(self.ours.get(c), sign) for c in columns]
+        found = [self.ours.get(c, (None, None)) for c in columns]
+        spreads = ["" if spread is None else f" {sign} {spread:.1f}" for _, spread in found]
+        return ["" if mean is None else f"{mean:.1f}{s}" for (mean, _), s in zip(found, spreads)]
 
     def printed(self, columns: tuple[str, ...]) -> list[str]:
         "The paper's numbers."
@@ -55,11 +57,6 @@ class TableRow:
     def absent(self) -> str:
         "What stands where our numbers would."
         return "" if self.note == "quoted" else "not run"
-
-
-def _cell(value: tuple[float, float | None] | None, sign: str) -> str:
-    mean, spread = value or (None, None)
-    return "" if mean is None else f"{mean:.1f}" + ("" if spread is None else f" {sign} {spread:.1f}")
 
 # %% ../../nbs/experiments/tables.ipynb #30eee579
 def mean_spread(metrics: list[dict]) -> dict[str, tuple[float, float | None]]:
@@ -79,32 +76,28 @@ def table1_rows(records: list[dict], scale: str) -> list[TableRow]:
     "Table I, top to bottom."
     out = []
     for row in Row:
-        mine, paper = (
-            [r["metrics"] for r in records if r["row"] == row],
-            dict(zip(COLUMNS, PAPER_TABLE1[row])),
-        )
-        command = run_command("table1", row, scale)
+        mine = [r["metrics"] for r in records if r["row"] == row]
+        paper, command = dict(zip(COLUMNS, PAPER_TABLE1[row])), run_command("table1", row, scale)
         out.append(TableRow(row.label, mean_spread(mine), paper, len(mine), command))
     return out
 
 # %% ../../nbs/experiments/tables.ipynb #98e089e9
-def _markdown_row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+    "A table's lines."
+    head_and_rule = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return head_and_rule + ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def table_markdown(
-    rows: list[TableRow],
-    about: str,  # first line: data, scale, what the halves are
-    columns: tuple[str, ...] = COLUMNS,
-) -> str:
-    "A table as Markdown; rows that were not run say so, and below the table how to run them."
-    head = ["row", *columns, "seeds", *(f"paper {c}" for c in columns)]
-    lines = [about, "", _markdown_row(head), "|" + "---|" * len(head)]
+def table_markdown(rows: list[TableRow], about: str, columns: tuple[str, ...] = COLUMNS) -> str:
+    "A table as Markdown below a line `about` it; rows that were not run say so, and how to run them."
+    lines = []
     for r in rows:
         ours = r.cells(columns, "±") if r.ours else [r.absent] * len(columns)
-        lines.append(_markdown_row([r.label, *ours, str(r.seeds), *r.printed(columns)]))
-    missing = [f"* {r.label}: `{r.note}`" for r in rows if not r.ours and r.note.startswith("papermill")]
-    return "\n".join(lines + (["", "Not run; the commands:", ""] + missing if missing else [])) + "\n"
+        lines.append([r.label, *ours, str(r.seeds), *r.printed(columns)])
+    lines = [about, "", *_markdown(["row", *columns, "seeds", *(f"paper {c}" for c in columns)], lines)]
+    if missing := [f"* {r.label}: `{r.note}`" for r in rows if not r.ours and r.note.startswith("papermill")]:
+        lines += ["", "Not run; the commands:", "", *missing]
+    return "\n".join(lines) + "\n"
 
 # %% ../../nbs/experiments/tables.ipynb #9b2e3b78
 def table_csv(rows: list[TableRow], columns: tuple[str, ...] = COLUMNS) -> str:
@@ -145,25 +138,14 @@ def table_latex(rows: list[TableRow], caption: str, columns: tuple[str, ...] = C
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 # %% ../../nbs/experiments/tables.ipynb #feae69a4
-def _draw_half(
-    ax: Axes,
-    rows: list[TableRow],
-    values: list[tuple[float, float | None] | None],
-    absent: list[str],
-    color: str,
-) -> None:
+def _draw_half(ax: Axes, labels: list[str], values: list, absent: list[str], color: str) -> None:
     "Bars with their numbers, and whiskers where there is a spread."
-    spread = [(v and v[1]) or 0 for v in values]
-    bars = ax.barh(
-        range(len(rows)),
-        [v[0] if v else 0 for v in values],
-        xerr=spread if any(spread) else None,
-        color=color,
-        error_kw={"elinewidth": 1.2, "capsize": 3},
-    )
+    at, spread = range(len(labels)), [(v and v[1]) or 0 for v in values]
+    whiskers = {"xerr": spread if any(spread) else None, "error_kw": {"elinewidth": 1.2, "capsize": 3}}
+    bars = ax.barh(at, [v[0] if v else 0 for v in values], color=color, **whiskers)
     words = [f"{v[0]:.1f}" if v else none for v, none in zip(values, absent)]
     ax.bar_label(bars, words, padding=4, fontsize=10)
-    ax.set_yticks(range(len(rows)), [r.label for r in rows], fontsize=10)
+    ax.set_yticks(at, labels, fontsize=10)
     ax.margins(x=0.2)
 
 
@@ -171,9 +153,10 @@ def draw_rows(rows: list[TableRow], about: str, column: str = "AP", width: float
     "One number of every row, ours and the paper's on axes of their own; whiskers: deviations over seeds."
     fig = Figure(figsize=(width, 1.1 + 0.32 * len(rows)), layout="constrained")
     ours, paper = fig.subplots(1, 2, sharey=True)
-    _draw_half(ours, rows, [r.ours.get(column) for r in rows], [r.absent for r in rows], "C0")
+    labels, absent = [r.label for r in rows], [r.absent for r in rows]
+    _draw_half(ours, labels, [r.ours.get(column) for r in rows], absent, "C0")
     printed = [(r.paper[column], None) if column in r.paper else None for r in rows]
-    _draw_half(paper, rows, printed, [""] * len(rows), "0.6")
+    _draw_half(paper, labels, printed, [""] * len(rows), "0.6")
     for ax, title in ((ours, f"Ours: {about}"), (paper, "Paper")):
         ax.set_xlabel(f"{column} (percent)", fontsize=10)
         ax.set_title(title, fontsize=10)
@@ -200,11 +183,9 @@ def save_table(
     return text
 
 # %% ../../nbs/experiments/tables.ipynb #135c93a8
-def weighted_ap(
-    m: Matches,
-    weights: np.ndarray,  # (N,) how often each picture counts
-) -> float:  # nan where nobody counts
-    "AP of a set whose pictures count more or less often; all ones give pycocotools' AP."
+def weighted_ap(m: Matches, weights: np.ndarray) -> float:
+    """AP of a set whose pictures count more or less often, as `weights` (N,) say; all ones give pycocotools'
+    AP; nan where nobody counts."""
     people = float((weights * m.people).sum())
     if people == 0:
         return float("nan")
@@ -221,12 +202,8 @@ def weighted_ap(
     return float(total / len(tp))
 
 # %% ../../nbs/experiments/tables.ipynb #690ed7f9
-def bootstrap_aps(
-    matches: list[Matches],  # any number of runs on the same N pictures
-    replicates: int = 1000,
-    seed: int = 0,
-) -> np.ndarray:  # (replicates, runs)
-    "AP of every run on the same redrawn pictures."
+def bootstrap_aps(matches: list[Matches], replicates: int = 1000, seed: int = 0) -> np.ndarray:
+    "AP (replicates, runs) of any number of runs on the same N pictures, on the same redrawn pictures."
     n, rng = len(matches[0].people), np.random.default_rng(seed)
     draws = [np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(replicates)]
     return np.array([[weighted_ap(m, w) for m in matches] for w in draws])
@@ -262,11 +239,8 @@ def paired_step(
     "Difference of two rows with its interval over redrawn pictures and seeds."
     rng, (count, S) = np.random.default_rng(seed), before.shape
     picks = rng.integers(0, S, (count, S))
-
-    def take(a):
-        return np.take_along_axis(a, picks, 1).mean(1)
-
-    low, high = np.nanpercentile(100 * (take(after) - take(before)), (2.5, 97.5))
+    old, new = (np.take_along_axis(aps, picks, 1).mean(1) for aps in (before, after))
+    low, high = np.nanpercentile(100 * (new - old), (2.5, 97.5))
     return Step(label, 100 * (points[1] - points[0]), float(low), float(high), S)
 
 # %% ../../nbs/experiments/tables.ipynb #00d4932a
@@ -308,14 +282,13 @@ def steps_markdown(steps: list[Step], replicates: int) -> str:
     "Steps as a Markdown table."
     about = "Each row against the row above: difference in AP (percent) and the middle 95 % of "
     about += f"{replicates} paired redraws of pictures and seeds."
-    head = ["step", "difference", "95 % interval", "seeds", "verdict"]
-    lines = [about, "", _markdown_row(head), "|" + "---|" * len(head)]
+    rows = []
     for s in steps:
-        numbers = ["not run", ""]
-        if s.difference is not None:
-            numbers = [f"{s.difference:+.1f}", f"{s.low:+.1f} to {s.high:+.1f}"]
-        lines.append(_markdown_row([s.label, *numbers, str(s.seeds), s.verdict]))
-    return "\n".join(lines) + "\n"
+        ran = s.difference is not None
+        numbers = [f"{s.difference:+.1f}", f"{s.low:+.1f} to {s.high:+.1f}"] if ran else ["not run", ""]
+        rows.append([s.label, *numbers, str(s.seeds), s.verdict])
+    table = _markdown(["step", "difference", "95 % interval", "seeds", "verdict"], rows)
+    return "\n".join([about, "", *table]) + "\n"
 
 
 def steps_csv(steps: list[Step]) -> str:
@@ -337,21 +310,17 @@ def more_rows(records: list[dict], scale: str) -> list[TableRow]:
 
 def more_markdown(rows: list[TableRow]) -> str:
     "Our half of a table alone."
-    lines = [_markdown_row(["row", *COLUMNS]), "|" + "---|" * (len(COLUMNS) + 1)]
-    lines += [_markdown_row([r.label, *(c or "not run" for c in r.cells(COLUMNS, "±"))]) for r in rows]
-    return "\n".join(lines) + "\n"
+    cells = [[r.label, *(c or "not run" for c in r.cells(COLUMNS, "±"))] for r in rows]
+    return "\n".join(_markdown(["row", *COLUMNS], cells)) + "\n"
 
 # %% ../../nbs/experiments/tables.ipynb #c8c2eb50
 def describe(records: list[dict], scale: str) -> str:
     "Data, scale, pictures, seeds and steps of some records in one line."
     if not records:
         return f"nothing has been run at scale {scale}"
-
-    def several(values) -> str:
-        return "/".join(str(v) for v in sorted(set(values)))
-
-    kinds, pictures = (several(r["data"][k] for r in records) for k in ("kind", "val_pictures"))
-    seeds, steps = len({r["seed"] for r in records}), several(r["steps"] for r in records)
+    columns = zip(*((r["data"]["kind"], r["data"]["val_pictures"], r["steps"]) for r in records))
+    kinds, pictures, steps = ("/".join(map(str, sorted(set(column)))) for column in columns)
+    seeds = len({r["seed"] for r in records})
     return f"{kinds} people, scale {scale}, {pictures} validation pictures, {seeds} seed(s), {steps} steps"
 
 # %% ../../nbs/experiments/tables.ipynb #d64604e7
@@ -373,7 +342,7 @@ def start_note(records: list[dict]) -> str:
     )
 
 # %% ../../nbs/experiments/tables.ipynb #5ef4be7f
-def _mean_ap(files: list[Path], inside: tuple[str, ...]) -> str:
+def _mean_ap(files: list[Path], inside: list[str]) -> str:
     "AP and AP50 of one record, or their mean over those of several seeds; `inside` leads to them."
     found = [reduce(getitem, inside, read_record(f)) for f in files]
     if not found:
@@ -384,23 +353,19 @@ def _mean_ap(files: list[Path], inside: tuple[str, ...]) -> str:
 
 def state_of_reproduction(figures: Path) -> str:
     "What was measured, on which pictures, as a plain-text table made from the records below `figures`."
-    minival, val, real = (
-        "COCO minival, ResNet-50",
-        "data/people val, 500 pictures",
-        "300 pictures of COCO val2017",
-    )
-    rendered, ours, peer, movenet = "ours, rendered", "ours, real", "peer, real", "MoveNet MultiPose"
-    ends = (("baseline", Row.BASELINE), ("last row", Row.PAFPN))
-    aps = {row: "AP {:5.1f}  AP50 {:5.1f}".format(*PAPER_TABLE1[row][:2]) for _, row in ends}
-    lines = [("paper", minival, f"Table I, {name}", aps[row]) for name, row in ends]
-    asked = [(rendered, val, f"Table I mini, {name}", f"table1/{row}-mini-s*.json", ()) for name, row in ends]
-    asked += [(rendered, val, "shipped weights 'rendered'", "rendered.json", ())]
-    asked += [(ours, real, "shipped weights 'real'", "real/model.json", ())]
+    val, real, peer = "data/people val, 500 pictures", "300 pictures of COCO val2017", "MoveNet MultiPose"
+    lines, asked = [], []
+    for name, row in (("baseline", Row.BASELINE), ("last row", Row.PAFPN)):
+        ap = "AP {:5.1f}  AP50 {:5.1f}".format(*PAPER_TABLE1[row][:2])
+        lines.append(("paper", "COCO minival, ResNet-50", f"Table I, {name}", ap))
+        asked.append(("ours, rendered", val, f"Table I mini, {name}", f"table1/{row}-mini-s*.json"))
+    asked.append(("ours, rendered", val, "shipped weights 'rendered'", "rendered.json"))
+    asked.append(("ours, real", real, "shipped weights 'real'", "real/model.json"))
     for size in (256, 512):
-        inside = ("peers", f"{movenet} Lightning, {size} px")
-        asked += [(peer, real, f"{movenet}, {size} px", "real/model.json", inside)]
-    asked += [(ours, "16 pictures learnt by heart", "overfitting test", "overfit_real.json", ())]
-    for kind, data, what, pattern, inside in asked:
+        inside = ("peers", f"{peer} Lightning, {size} px")
+        asked.append(("peer, real", real, f"{peer}, {size} px", "real/model.json", *inside))
+    asked.append(("ours, real", "16 pictures learnt by heart", "overfitting test", "overfit_real.json"))
+    for kind, data, what, pattern, *inside in asked:
         files = sorted((figures / "results").glob(pattern))
-        lines.append((kind, data, what, _mean_ap(files, inside or ("metrics",))))
+        lines.append((kind, data, what, _mean_ap(files, inside or ["metrics"])))
     return "\n".join(f"{kind:15} {data:30} {what:28} {value}" for kind, data, what, value in lines)
