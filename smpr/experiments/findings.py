@@ -87,12 +87,9 @@ def found_poses(
     order, scores = select_order(found, config, quality)
     at = candidate_places(pred, output.n, config)[order]
     person, kept = found.person[order], vote(Poses(found.keypoints[order], scores), found, config, sigmas)
-    first = true_oks(_poses_at(output, pred.initial, at), record, sigmas)
-    pose_score, oks = (
-        found.confidence[order] / person.clamp(min=1e-9),
-        true_oks(kept.keypoints, record, sigmas),
-    )
-    columns = (person, pose_score, oks, first)
+    pose_score = found.confidence[order] / person.clamp(min=1e-9)
+    poses = (kept.keypoints, _poses_at(output, pred.initial, at))
+    columns = (person, pose_score, *(true_oks(p, record, sigmas) for p in poses))
     rows = zip(kept.keypoints.tolist(), scores.tolist(), *(c.tolist() for c in columns), strict=True)
     return [
         result_entry(record.id, pose, score, **{n: round(v, d) for (n, d), v in zip(_EXTRA.items(), more)})

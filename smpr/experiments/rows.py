@@ -24,6 +24,7 @@ from ..data import PoseSet, load_set, set_hash
 from ..evaluation import detect_set, evaluate
 from .findings import Findings, Matches, collect, found_poses, match_detections
 from .frozen import KeptSource, resized_features, set_outputs, train_kept, view_features
+from .notebooks import locked
 from .records import make_record
 from ..full_training import coco_set
 from ..inference import TestConfig
@@ -273,10 +274,14 @@ def _train_row(
 
 # %% ../../nbs/experiments/rows.ipynb #de3ce183
 def prepare_features(scale: Scale, cache: Path | None = None) -> None:
-    "Compute, where they are not yet kept, the frozen features that the rows of a scale share."
-    cache, (train_set, val_set) = cache or load_settings().runs / "cache", row_sets(scale)
-    net = SMPR(scale.config.model).to(memory_format=torch.channels_last)
+    "Compute the features that the rows of a scale share, where it has any, in one process at a time."
+    if not scale.frozen_features:
+        return
+    cache, config = cache or load_settings().runs / "cache", scale.config
+    train_set, val_set = row_sets(scale)
+    net = SMPR(config.model).to(memory_format=torch.channels_last)
     net.load_state_dict(start_state(net, scale.start, scale.start_parts), strict=False)
-    view_features(net, train_set, scale.config, scale.views, cache)
-    for poses in filter(None, (val_set, more_set(scale))):
-        resized_features(net, poses, scale.config, cache)
+    with locked(cache / "lock"):
+        view_features(net, train_set, config, scale.views, cache)
+        for poses in filter(None, (val_set, more_set(scale))):
+            resized_features(net, poses, config, cache)

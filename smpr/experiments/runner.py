@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUILDS', 'REFERENCE', 'percent_done', 'Progress', 'notebook', 'places', 'run_job', 'run_missing', 'run_jobs', 'Trial',
-           'code_fingerprint', 'facts', 'differences', 'Vanished', 'share_features', 'row_on_worker', 'connect',
-           'keep_row', 'task_key', 'run_on_scheduler', 'build', 'clean_page', 'keep_reference', 'reproduce']
+           'code_fingerprint', 'facts', 'differences', 'Vanished', 'row_on_worker', 'connect', 'keep_row', 'task_key',
+           'run_on_scheduler', 'build', 'keep_reference', 'reproduce']
 
 # %% ../../nbs/experiments/runner.ipynb #729bcaf0
 import hashlib
@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from ..config import Count, Options
 from .jobs import TABLES, Job, plan, row_job
 from .notebooks import locked, run_notebook
 from .records import BESIDE, environment, made_here, mark_made
-from .rows import Row, Scale, make_scale, prepare_features
+from .rows import Row, make_scale, prepare_features
 from ..settings import Settings, SmprError, atomic_write, file_digest, load_settings
 from ..training import read_log
 
@@ -181,9 +181,8 @@ class Trial(Options):
     def parameters(self) -> dict:
         "As parameters of run.ipynb."
         names = {"steps": "train_steps", "batch": "train_batch"}
-        given = {names.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}
-        absolute = {k: str(Path(v).resolve()) if isinstance(v, str) else v for k, v in given.items()}
-        return {k: v for k, v in absolute.items() if v is not None}
+        given = {names.get(k, k): v for k, v in vars(self).items() if v is not None}
+        return {k: str(Path(v).resolve()) if isinstance(v, str) else v for k, v in given.items()}
 
     def settings(self, usual: Settings) -> Settings:
         "Where records, figures and runs go."
@@ -231,13 +230,6 @@ class Vanished(Exception):
     "A run's process ended without a word; another try may do better."
 
 
-def share_features(size: Scale, extra: dict, cache: Path) -> None:
-    "Compute the features that the rows of a scale share, if it has any, in one process at a time."
-    if size.frozen_features and not extra.get("images"):
-        with locked(cache / "lock"):
-            prepare_features(size, cache)
-
-
 def row_on_worker(job: Job, scale: str, extra: dict, ours: dict, rows: dict) -> dict[str, bytes]:
     """The task of a dask worker, `rows` at a time on each machine: run a job in a folder of its own. Returns
     its page, log and files, without a record where it failed. Raises Vanished, SmprError."""
@@ -245,7 +237,7 @@ def row_on_worker(job: Job, scale: str, extra: dict, ours: dict, rows: dict) -> 
 
     worker, usual = get_worker(), load_settings()
     key, machine = worker.get_current_task(), f"{platform.node() or 'machine'}-{uuid.getnode():012x}"
-    worker.log_event(key, {"where": f"{machine} {worker.address}"})
+    worker.log_event(key, f"{machine} {worker.address}")
     if wrong := differences(ours, facts(scale, extra)):
         remedy = "bring it to the same state, or stop it, and call again"
         raise SmprError(f"worker {worker.address}: {wrong}; {remedy}")
@@ -253,13 +245,14 @@ def row_on_worker(job: Job, scale: str, extra: dict, ours: dict, rows: dict) -> 
     own = replace(usual, figures=base / "figures", runs=base / "runs")
 
     def go_on() -> bool:
-        worker.log_event(key, {"percent": percent_done(job, scale, extra, own.runs)})
+        worker.log_event(key, percent_done(job, scale, extra, own.runs))
         wanted = key in worker.state.tasks and worker.state.tasks[key].state == "executing"
         return wanted and worker.status.name in ("running", "paused")
 
     threads = max((os.cpu_count() or 1) // rows.get(worker.address.rpartition(":")[0], 1), 1)
     torch.set_num_threads(threads)
-    share_features(make_scale(scale), extra, cache)
+    if "images" not in extra:
+        prepare_features(make_scale(scale), cache)
     code = run_missing(job, scale, threads, extra | {"cache": str(cache)}, own, go_on)
     page = job.executed(scale, own.runs)
     log = page.with_suffix(".log")
@@ -314,10 +307,8 @@ def run_on_scheduler(
     progress, ours, rows = Progress(len(todo), sys.stdout.isatty()), facts(scale, extra), Counter()
 
     def hear(label: str, event: tuple) -> None:  # the time, and what a worker said
-        if where := event[1].get("where"):
-            progress.begin(label, where)
-        else:
-            progress.update(label, event[1]["percent"])
+        tell = progress.begin if isinstance(event[1], str) else progress.update
+        tell(label, event[1])
 
     with closing(connect(address)) as client:
         from distributed import as_completed
@@ -370,22 +361,19 @@ def build(table: str, scale: str, settings: Settings) -> list[str]:
 REFERENCE = row_job(Row.PAFPN)  # the run whose executed notebook stays beside its record
 
 
-def clean_page(page: Path) -> str:
-    "An executed notebook as text, without what belongs to one machine and one hour."
+def keep_reference(scale: str, settings: Settings) -> Path | None:
+    """Put the reference run's notebook beside its record, without what belongs to one machine and one hour;
+    None where this checkout has not run it."""
+    record, page = REFERENCE.record(scale, settings.figures), REFERENCE.executed(scale, settings.runs)
+    if not page.exists() or not made_here(record, settings.runs):
+        return None
     book, home = json.loads(page.read_text()), f"{Path(smpr.__file__).resolve().parent.parent}/"
     for part in (book, *book["cells"]):
         part["metadata"].pop("papermill", None)
         if "outputs" in part:
             part["outputs"] = [o for o in part["outputs"] if o.get("name") != "stderr"]
-    return json.dumps(book, indent=1, sort_keys=True, ensure_ascii=False).replace(home, "") + "\n"
-
-
-def keep_reference(scale: str, settings: Settings) -> Path | None:
-    "Put the reference run's notebook beside its record; None where this checkout has not run it."
-    record, page = REFERENCE.record(scale, settings.figures), REFERENCE.executed(scale, settings.runs)
-    if page.exists() and made_here(record, settings.runs):
-        return atomic_write(record.with_suffix(".ipynb"), clean_page(page))
-    return None
+    text = json.dumps(book, indent=1, sort_keys=True, ensure_ascii=False).replace(home, "") + "\n"
+    return atomic_write(record.with_suffix(".ipynb"), text)
 
 # %% ../../nbs/experiments/runner.ipynb #c380c068
 def reproduce(
@@ -412,7 +400,8 @@ def reproduce(
     if todo and scheduler:
         failed = run_on_scheduler(todo, scale, scheduler, extra, settings)
     elif todo:
-        share_features(size, extra, settings.runs / "cache")
+        if "images" not in extra:
+            prepare_features(size, settings.runs / "cache")
         failed = run_jobs(todo, scale, jobs, max(cores // jobs, 1), extra, settings)
     broken = build(table, scale, settings)
     keep_reference(scale, settings)

@@ -31,9 +31,17 @@ from ..config import Count, NotNegative, Options, Positive, Share
 from ..data import PictureRecord, PoseSet, resize_factor
 from ..evaluation import evaluate
 from ..experiments.findings import Confidence, Findings, true_oks
-from ..experiments.frozen import FrozenFeatures, KeptBatch, KeptSource, resized_sample, train_kept
+from smpr.experiments.frozen import (
+    FrozenFeatures,
+    KeptBatch,
+    KeptSource,
+    resized_features,
+    resized_sample,
+    train_kept,
+    view_features,
+)
 from ..experiments.records import make_record
-from ..experiments.rows import Run, RunOptions, Scale, frozen_sets, kept_run, row_sets, start_state
+from ..experiments.rows import Run, RunOptions, Scale, kept_run, row_sets, start_state
 from ..inference import DecodeConfig, TestConfig
 from ..model import SMPR, NeckName
 from ..representation import Variant, pseudo_boxes
@@ -269,9 +277,10 @@ def train_peer(
 ) -> tuple[Iterator, dict]:
     "Train on kept features or pictures; returns the people to be found and what the record should know."
     if scale.frozen_features:
-        frozen, kept = frozen_sets(net, config, scale, *sets, cache)
+        frozen = view_features(net, sets[0], config, scale.views, cache)
+        kept = resized_features(net, sets[1], config, cache)
         source = KeptSource(sets[0], net, losses=peer_losses, frozen=frozen)
-        what, extra, every = Path(frozen.rows.filename).name, {"views": scale.views}, 50
+        what, extra, every = frozen.path.name, {"views": scale.views}, 50
     else:
         kept, source = None, Source(sets[0], net, peer_losses)
         what, extra, every = f"{len(sets[0])} of {sets[0].annotations}", {}, 500
