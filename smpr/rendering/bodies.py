@@ -241,8 +241,7 @@ def take_out(file: Path | str) -> None:
 # %% ../../nbs/rendering/bodies.ipynb #896e58f4
 def hat_shares(value: float, places: np.ndarray) -> np.ndarray:
     "How much of each named value at evenly spaced places (n,) a number between them has: (n,), sum 1."
-    step = places[1] - places[0]
-    return np.maximum(1 - abs(np.clip(value, places[0], places[-1]) - places) / step, 0)
+    return np.maximum(1 - abs(np.clip(value, *places[[0, -1]]) - places) / (places[1] - places[0]), 0)
 
 # %% ../../nbs/rendering/bodies.ipynb #ed3c7bf9
 class BodyModel:
@@ -523,9 +522,8 @@ def noise(points: np.ndarray, octaves: int = 1) -> np.ndarray:
     total, weight, p = np.zeros(len(points)), 1.0, np.asarray(points, float)
     for _ in range(octaves):
         cell = np.floor(p)
-        f = p - cell
-        f, cell = f * f * (3 - 2 * f), cell.astype(np.int64)
-        i, j, k = (cell + np.array([*product((0, 1), repeat=3)])[:, None]).transpose(2, 0, 1)
+        f = (p - cell) ** 2 * (3 - 2 * (p - cell))
+        i, j, k = (cell.astype(np.int64) + np.array([*product((0, 1), repeat=3)])[:, None]).transpose(2, 0, 1)
         h = (i * 374761393 + j * 668265263 + k * 2147483647) & 0xFFFFFFFF  # a hash of each corner's place
         h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
         values = ((h ^ (h >> 16)) & 0xFFFF) / 65535

@@ -248,13 +248,13 @@ def sample_spots(count: int, camera: Camera, distance: float, close: bool, rng) 
     "Draw (x, y) m where people stand, no two in one place: the first at `distance`, the others around."
     spots, u = [], rng.uniform
     for i in range(count):
-        for attempt in range(30):
+        for apart in (0.5,) * 15 + (0.33,) * 15:  # m, between two persons
             d = distance if i == 0 else distance * np.exp(u(-0.15, 0.4) if close else u(-0.2, 1.5))
             column = u(0.15, 0.85) if i == 0 else u(-0.08, 1.08)
             x = (column - 0.5) * camera.width / camera.focal * d
             if i and close:
                 x = spots[rng.integers(len(spots))][0] + rng.choice([-1, 1]) * u(0.35, 1.0)
-            if all(np.hypot(x - s[0], d - s[1]) > (0.5 if attempt < 15 else 0.33) for s in spots):
+            if all(np.hypot(x - s[0], d - s[1]) > apart for s in spots):
                 break
         spots.append(np.array([x, max(d, 1.0)]))
     return spots
@@ -419,8 +419,7 @@ def shadow_map(scene: Scene3D, mesh: Mesh, size: int = 768) -> Callable:
         q = (p - middle) @ frame.T
         return np.column_stack([(q[:, :2] / reach * 0.5 + 0.5) * size, q[:, 2] + 300])
 
-    near = rasterise(seen(mesh.vertices), mesh.faces, size, size)[0]
-    near = np.pad(near, 1, constant_values=-np.inf)  # outside there is light
+    near = np.pad(rasterise(seen(mesh.vertices), mesh.faces, size, size)[0], 1, constant_values=-np.inf)
 
     def shadow(p: np.ndarray) -> np.ndarray:
         q, total = seen(p), np.zeros(len(p))
@@ -440,15 +439,14 @@ def draw_scene(scene: Scene3D, config: RenderConfig, rng: np.random.Generator) -
     whose = np.repeat(np.arange(len(scene.things)), [len(t.mesh.faces) for t in scene.things])
     points = rasteriser.project_points(c, mesh.vertices, f)
     near, index = rasterise(points, mesh.faces, c.width * f, c.height * f)
-    coarse = np.arange(c.width * c.height).reshape(c.height, c.width)
-    fine = coarse.repeat(f, 0).repeat(f, 1).ravel()  # the pixel that each fine one is a part of
+    coarse = np.arange(c.width * c.height).reshape(c.height, c.width).repeat(f, 0).repeat(f, 1).ravel()
     back, depth, ground = backdrop(scene, rng)
-    at = np.flatnonzero((index.ravel() >= 0) & (1 / np.maximum(near.ravel(), 1e-9) < depth[fine] + 0.3))
+    at = np.flatnonzero((index.ravel() >= 0) & (1 / np.maximum(near.ravel(), 1e-9) < depth[coarse] + 0.3))
     owner = np.full(near.size, -1)
     owner[at] = whose[index.ravel()[at]]
     shadow, places = shadow_map(scene, mesh), c.place + c.rays()[ground] * depth[ground, None]
     back[ground] *= (1 - 0.85 * scene.sun / (scene.sun + scene.ambient) * shadow(places) - 0.12)[:, None]
-    picture = (back * (scene.sun * 0.6 + scene.ambient))[fine]
+    picture = (back * (scene.sun * 0.6 + scene.ambient))[coarse]
     corner, share = rasteriser.surface(points, mesh.faces, index, at)
     n = mix(np.concatenate([rasteriser.normals(t.mesh) for t in scene.things]), corner, share)
     albedo = _albedo(scene, owner[at], corner, share)
