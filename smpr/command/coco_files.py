@@ -30,7 +30,7 @@ class CocoPart:
     holds: str  # what it unpacks to, below the root
     members: int | None = None  # files inside that belong there; None where it does not matter
     about_gb: float = 0.0  # rough size, only to warn before a long download
-    md5: str | None = None  # of the zip at COCO_URL, as many projects list it; None where we found none
+    checksum: str | None = None  # MD5 of the zip, as many projects list it; None where we found none
 
 # %% ../../nbs/command/coco_files.ipynb #f8dfb4b6
 COCO_URL = "http://images.cocodataset.org"
@@ -122,23 +122,21 @@ def download_coco(
     root: Path,  # where COCO will live
     parts: tuple[str, ...] = ("annotations", "val", "train"),
     base_url: str = COCO_URL,
-    checksums: dict[str, str] | None = None,  # of the zips, by part name; default those of COCO_PARTS
-    members: dict[str, int | None] | None = None,  # files per part; default COCO's
+    known: dict[str, CocoPart] = COCO_PARTS,  # what the zips should be
     progress: bool = True,
 ) -> Path:
     "Download, verify and unpack parts of COCO 2017; call again after an interruption. Raises `SmprError`."
     root = Path(root)
-    if unknown := [p for p in parts if p not in COCO_PARTS]:
-        raise SmprError(f"part '{unknown[0]}' is unknown; choose from {', '.join(COCO_PARTS)}")
-    own = {name: p.md5 for name, p in COCO_PARTS.items() if base_url == COCO_URL} | (checksums or {})
-    todo = {name: mark for name in parts if not (mark := root / f".{name}.done").exists()}
-    for name, mark in todo.items():
-        part = COCO_PARTS[name]
-        path = fetch(f"{base_url}/{part.file}", root / Path(part.file).name, progress)
-        count = check_zip(path, (members or {}).get(name, part.members), own.get(name))
-        unpack(path, root, progress)
-        mark.write_text(f"{count} files\n")
-        path.unlink()
+    if unknown := [p for p in parts if p not in known]:
+        raise SmprError(f"part '{unknown[0]}' is unknown; choose from {', '.join(known)}")
+    for name, mark in ((name, root / f".{name}.done") for name in parts):
+        if not mark.exists():
+            part = known[name]
+            path = fetch(f"{base_url}/{part.file}", root / Path(part.file).name, progress)
+            count = check_zip(path, part.members, part.checksum)
+            unpack(path, root, progress)
+            mark.write_text(f"{count} files\n")
+            path.unlink()
     return root
 
 # %% ../../nbs/command/coco_files.ipynb #a5176896

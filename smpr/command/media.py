@@ -168,10 +168,8 @@ class Drawer:
         for path in tqdm(sources, unit=" files", disable=None, mininterval=1):
             video = path.suffix.lower() in VIDEOS
             target = free_name(out / f"{path.stem}{'.mp4' if video else '.png'}", taken)
-            if path.exists() and self.journal.knows(path, target):
-                yield None
-            else:
-                yield self.video(path, target) if video else self.picture(path, target)
+            done = path.exists() and self.journal.knows(path, target)
+            yield None if done else (self.video if video else self.picture)(path, target)
 
     def picture(self, path: Path, target: Path) -> str:
         "Draw one picture and note its poses in the journal."
