@@ -32,24 +32,18 @@ class AssignConfig(Options):
     region: Region = Region.SHRUNK  # Table I: baseline WHOLE, all later rows SHRUNK
     shrink: Variant = Variant.CODE  # half side of the shrunk box: PAPER 0.75, CODE 1.5 strides (Sec. III-C)
     half_side: Positive | None = None  # strides; a number here overrides `shrink`
-    range_unit: Positive = (
-        8.0  # strides: a level takes people up to this half side; P3 64 px (published code)
-    )
+    range_unit: Positive = 8.0  # strides: a level takes people up to this half side; P3 64 px (code)
     oks_threshold: Share = 0.5  # OKS, Sec. III-E and Fig. 6
     comparison: Variant = Variant.CODE  # PAPER: OKS > threshold, CODE: >=
     forced_matches: Variant = Variant.CODE  # CODE: a person's best location is always OKS-positive
     oks_source: Variant = Variant.CODE  # OKS of which pose: PAPER refined (Sec. III-E), CODE initial
-    positives_in_region: Variant = (
-        Variant.CODE
-    )  # CODE: refined only inside the region, PAPER: OKS alone decides
+    positives_in_region: Variant = Variant.CODE  # CODE: only inside the region, PAPER: OKS alone decides
     score_target: Variant = Variant.CODE  # OKS of which pose: PAPER refined (Sec. III-F), CODE initial
 
     @property
     def half_side_strides(self) -> float:
         "Half side of the shrunk box in strides."
-        if self.half_side is not None:
-            return self.half_side
-        return 0.75 if self.shrink == Variant.PAPER else 1.5
+        return self.half_side or (0.75 if self.shrink == Variant.PAPER else 1.5)
 
 # %% ../nbs/03_assignment.ipynb #2ed55bef
 def level_range(
@@ -73,12 +67,8 @@ def region_boxes(
     if config.region == Region.WHOLE:
         return x1, y1, x2, y2
     r, cx, cy = config.half_side_strides * strides, (x1 + x2) / 2, (y1 + y2) / 2
-    return (
-        torch.maximum(x1, cx - r),
-        torch.maximum(y1, cy - r),
-        torch.minimum(x2, cx + r),
-        torch.minimum(y2, cy + r),
-    )
+    low = torch.maximum(x1, cx - r), torch.maximum(y1, cy - r)
+    return *low, torch.minimum(x2, cx + r), torch.minimum(y2, cy + r)
 
 # %% ../nbs/03_assignment.ipynb #1d04f76a
 def assign_regions(
@@ -89,20 +79,17 @@ def assign_regions(
     config: AssignConfig = AssignConfig(),
 ) -> Tensor:  # (P,) long: index of the person a location learns, -1 for none
     "Give each location the smallest box whose region holds it at its level (Sec. III-A, C; published code)."
-    G = len(boxes)
-    if G == 0:
-        return torch.full((len(locations),), -1, device=locations.device)
+    owner = torch.full((len(locations),), -1, device=locations.device)
+    if not len(boxes):
+        return owner
     size = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
     order = size.argsort(stable=True).flip(0)  # largest first, of equals the last
     x1, y1, x2, y2 = boxes[order].T[..., None]  # (G, 1) each
     x, y = locations.T.contiguous()  # (P,) each
-    m = torch.maximum(
-        torch.maximum(x - x1, x2 - x), torch.maximum(y - y1, y2 - y)
-    )  # (G, P) longest way to a side
+    m = torch.maximum(torch.maximum(x - x1, x2 - x), torch.maximum(y - y1, y2 - y))  # (G, P) to the far side
     low, high = level_range(strides, all_strides, config.range_unit)
     x1, y1, x2, y2 = region_boxes(boxes[order], strides, config)
     mine = (m >= low) & (m <= high) & (x > x1) & (x < x2) & (y > y1) & (y < y2)  # (G, P)
-    owner = torch.full((len(locations),), -1, device=locations.device)
     for g, here in zip(order, mine):
         owner.masked_fill_(here, g)
     return owner

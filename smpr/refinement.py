@@ -14,23 +14,14 @@ from torch import Tensor, nn
 class PoseConv(nn.Module):
     "A 3x3 convolution to 2K offsets, times one learnt number per level (published code)."
 
-    def __init__(
-        self,
-        keypoints: int,  # K
-        width: int,  # input channels C
-        levels: int,
-    ):  # L
+    def __init__(self, keypoints: int, width: int, levels: int):  # K, C and L
         super().__init__()
         self.conv = nn.Conv2d(width, 2 * keypoints, 3, padding=1)
         self.scales = nn.Parameter(torch.ones(levels))
         nn.init.normal_(self.conv.weight, std=0.01)
         nn.init.zeros_(self.conv.get_parameter("bias"))
 
-    def forward(
-        self,
-        x: Tensor,  # (N, C, h, w)
-        level: int,
-    ) -> Tensor:  # (N, 2K, h, w) strides
+    def forward(self, x: Tensor, level: int) -> Tensor:  # (N, C, h, w) to (N, 2K, h, w) strides
         return self.conv(x).float() * self.scales[level]
 
 # %% ../nbs/05_refinement.ipynb #8fbf9241

@@ -112,9 +112,7 @@ def load_scene() -> Scene:
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 # %% ../nbs/01_skeleton.ipynb #246c03d3
-def side_colors(
-    color,  # any colour that matplotlib knows
-) -> np.ndarray:  # (3, 3) RGB in 0-1: of the middle, the left and the right side
+def side_colors(color) -> np.ndarray:  # (3, 3) RGB in 0-1: of the middle, the left and the right side
     "A person's colour in three shades: as given, with white for the left side, with black for the right one."
     rgb = np.array(to_rgb(color))
     return np.array([rgb, 0.5 * rgb + 0.5, 0.55 * rgb])
@@ -126,8 +124,8 @@ def draw_poses(
     skeleton: Skeleton = COCO17,  # names edges and sides
     colors: tuple | list = COLORS,  # one per person, again from the first when they run out
     size: float = 3.0,  # marker size, points
-    width: float = 1.5,
-):  # limb width, points
+    width: float = 1.5,  # limb width, points
+):
     "Draw poses on `ax`: left side light, right side dark with square dots; hidden keypoints (v = 1) hollow."
     sides = np.array(skeleton.sides)
     for g, person in enumerate(np.asarray(keypoints, float)):
@@ -143,9 +141,7 @@ def draw_poses(
     return ax
 
 # %% ../nbs/01_skeleton.ipynb #07da197e
-def flip_pairs_from_names(
-    names: list[str],  # K keypoint names
-) -> tuple[tuple[int, int], ...]:  # index pairs (left, right)
+def flip_pairs_from_names(names: list[str]) -> tuple[tuple[int, int], ...]:  # index pairs (left, right)
     "Pair every name that says left with its right twin. SmprError where a twin is missing."
     twins = [n.replace("left", "\0").replace("right", "left").replace("\0", "right") for n in names]
     for name, twin in zip(names, twins):
@@ -154,10 +150,7 @@ def flip_pairs_from_names(
     return tuple((k, names.index(t)) for k, (n, t) in enumerate(zip(names, twins)) if "left" in n and t != n)
 
 # %% ../nbs/01_skeleton.ipynb #6fc5dd8b
-def sigmas_from_names(
-    names: list[str],  # K keypoint names
-    default_sigma: float | None = None,  # for names unknown to COCO; None: refuse them
-) -> tuple[float, ...]:  # K sigmas
+def sigmas_from_names(names: list[str], default_sigma: float | None = None) -> tuple[float, ...]:
     "COCO's sigma for every name that COCO knows. SmprError for others, unless `default_sigma` is given."
     known = dict(zip(COCO17.names, COCO17.sigmas))
     unknown = [n for n in names if n not in known]
@@ -174,11 +167,9 @@ def skeleton_from_category(
     default_sigma: float | None = None,  # for names without a known sigma; None: refuse
 ) -> Skeleton:
     "The skeleton that a COCO category describes; its edges count from 1 there. Raises SmprError."
-    who = f"category '{category.get('name', '?')}'"
-    names = category.get("keypoints")
+    who, names = f"category '{category.get('name', '?')}'", list(category.get("keypoints") or [])
     if not names or not all(isinstance(n, str) for n in names):
         raise SmprError(f"{who}: has no list 'keypoints' of names; add it or choose another category")
-    names = list(names)
     try:
         edges = tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or [])
         if any(min(e) < 0 for e in edges):
@@ -197,13 +188,8 @@ def skeleton_from_category(
         raise SmprError(f"{who}: {e}; correct the category") from None
 
 # %% ../nbs/01_skeleton.ipynb #bf6e85d1
-def skeleton_to_category(
-    skeleton: Skeleton,  # what to write
-    name: str = "person",  # the category's name
-    id: int = 1,  # the category's id
-) -> dict:  # ready for "categories" of a COCO-format file
+def skeleton_to_category(skeleton: Skeleton, name: str = "person", id: int = 1) -> dict:
     "A COCO category that `skeleton_from_category` reads back; sigmas and flip_pairs are fields of our own."
-    twins = [[skeleton.names[a], skeleton.names[b]] for a, b in skeleton.flip_pairs]
     return {
         "id": id,
         "name": name,
@@ -211,7 +197,7 @@ def skeleton_to_category(
         "keypoints": list(skeleton.names),
         "skeleton": [[a + 1, b + 1] for a, b in skeleton.edges],
         "sigmas": list(skeleton.sigmas),
-        "flip_pairs": twins,
+        "flip_pairs": [[skeleton.names[a], skeleton.names[b]] for a, b in skeleton.flip_pairs],
     }
 
 # %% ../nbs/01_skeleton.ipynb #c854d091
@@ -231,14 +217,7 @@ def sigmas_from_repeats(
     mean = (labels[..., :2] * seen).sum(0) / count.clip(1)
     spread = (((labels[..., :2] - mean) ** 2 * seen).sum((0, 3)) / areas[:, None]).sum(0)
     free = (count[..., 0] - 1).clip(0).sum(0)  # (K,)
-    for k in range(len(free)):
-        who = f"keypoint {k}"
-        if free[k] == 0:
-            raise SmprError(
-                f"repeated labels: nobody has two labels of {who}; label it twice on some persons"
-            )
-        if spread[k] == 0:
-            raise SmprError(
-                f"repeated labels: all labels of {who} agree exactly; are they copies of each other?"
-            )
+    for k in np.flatnonzero(spread == 0):
+        why = "all labels agree exactly; are they copies" if free[k] else "no two labels; label someone twice"
+        raise SmprError(f"repeated labels: keypoint {k}: {why}")
     return tuple(np.sqrt(spread / free).tolist())
