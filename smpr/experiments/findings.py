@@ -256,9 +256,7 @@ class Matches:
 def match_detections(poses: PoseSet, results: list[dict]) -> Matches:
     "Matches of a set's detections, made by pycocotools (20 detections a picture, all areas)."
     run = coco_eval(coco_truth(poses), results, poses.skeleton, areas={"all": (0, 1e10)})
-    by_id = {
-        e["image_id"]: e for e in run.evalImgs if e
-    }  # without those that have neither people nor detections
+    by_id = {e["image_id"]: e for e in run.evalImgs if e}  # none without people and detections
     there = [(n, by_id[r.id]) for n, r in enumerate(poses.records) if r.id in by_id]
     people = np.zeros(len(poses), int)
     for n, e in there:

@@ -101,7 +101,7 @@ def deviation_jobs(scale: str, seed: int = 0) -> list[Job]:
 
 # %% ../../nbs/experiments/jobs.ipynb #dcd71d66
 LONG = (("train_steps", 178_125), ("train_drops", "[0.8, 0.9]"))  # 100 epochs: 57k pictures, batches of 32
-HRNET = {"backbone": "hrnet_w32", "frozen_stages": 0, "frozen_norm_affine": False}
+HRNET = (("model_backbone", "hrnet_w32"), ("model_frozen_stages", 0), ("model_frozen_norm_affine", False))
 
 
 def table3_jobs(scale: str, seed: int = 0) -> list[Job]:
@@ -110,8 +110,8 @@ def table3_jobs(scale: str, seed: int = 0) -> list[Job]:
     if make_scale(scale).frozen_features:
         rows, long = {"stand-in-pafpn": (), "stand-in-hrfpn": (("model_neck", "hrfpn"),)}, ()
     else:
-        hrnet = (*((f"model_{k}", v) for k, v in HRNET.items()), ("train_clip", 0.0))
-        rows, long = {"resnet50": (), "hrnet-w32": hrnet}, LONG if scale == "coco" else ()
+        rows = {"resnet50": (), "hrnet-w32": (*HRNET, ("train_clip", 0.0))}
+        long = LONG if scale == "coco" else ()
     ours = [Job("table3", name, last, (both, *changed, *long), seed) for name, changed in rows.items()]
     return [*ours, Job("table3", PEER, PEER, long, seed)]
 

@@ -217,8 +217,9 @@ def run_row(
     net.load_state_dict(start, strict=False)
     folder = settings.runs / experiment / f"{name}-{scale.name}-s{seed}"
     net, extra = _train_row(net, config, scale, cache, sets[0], folder, f"{name} seed {seed}")
+    locations = sum(config.test.short // s * (config.test.long // s) for s in config.model.strides)  # about
     dense = row in DENSE_ROWS if options.dense is None else options.dense
-    every = max(len(sets[1]) * _per_picture(config) // 15_000, 1) if dense else None
+    every = max(len(sets[1]) * locations // 15_000, 1) if dense else None
     outputs = set_outputs(net, sets[1], config, cache)
     findings = collect(outputs, sets[1], net.sigmas, config.test.decode, config.assign, every)
     if options.multi_scale:
@@ -229,11 +230,6 @@ def run_row(
     about = {"experiment": experiment, "row": name, "scale": scale.name, "seed": seed}
     origin = {"weights": scale.start, "parts": list(scale.start_parts), "tensors": len(start)}
     return Run(make_record(about, config, findings, sets, origin, began) | extra, net, findings)
-
-
-def _per_picture(config: Config) -> int:
-    "Roughly how many locations a picture has."
-    return sum(config.test.short // s * (config.test.long // s) for s in config.model.strides)
 
 # %% ../../nbs/experiments/rows.ipynb #b66a9a0b
 def multi_scale_metrics(net: SMPR, poses: PoseSet, config: TestConfig) -> dict[str, float]:

@@ -111,20 +111,16 @@ def table_csv(rows: list[TableRow], columns: tuple[str, ...] = COLUMNS) -> str:
         write([r.label, r.seeds, *("" if v is None else f"{v:.2f}" for v in numbers)])
     return out.getvalue()
 
-# %% ../../nbs/experiments/tables.ipynb #15abeddf
-LATEX = {"\\": r"\textbackslash ", ">": r"$>$", "<": r"$<$"} | {c: "\\" + c for c in "&%#_"}
-
-
-def _latex(text: str) -> str:
-    return text.translate(str.maketrans(LATEX))
-
 # %% ../../nbs/experiments/tables.ipynb #9fba1f71
+LATEX = str.maketrans({"\\": r"\textbackslash ", ">": r"$>$", "<": r"$<$"} | {c: "\\" + c for c in "&%#_"})
+
+
 def table_latex(rows: list[TableRow], caption: str, columns: tuple[str, ...] = COLUMNS) -> str:
     "A table as LaTeX (package booktabs), ready for \\input."
     n, names = len(columns), [f"AP$_{{{c[2:]}}}$" if len(c) > 2 else c for c in columns]
     lines = [
         r"\begin{table}\centering",
-        rf"\caption{{{_latex(caption)}}}",
+        rf"\caption{{{caption.translate(LATEX)}}}",
         rf"\begin{{tabular}}{{l{'r' * n}r{'r' * n}}}",
         r"\toprule",
         rf" & \multicolumn{{{n}}}{{c}}{{ours}} & & \multicolumn{{{n}}}{{c}}{{paper}} \\",
@@ -134,7 +130,9 @@ def table_latex(rows: list[TableRow], caption: str, columns: tuple[str, ...] = C
     ]
     for r in rows:
         ours = r.cells(columns, r"$\pm$") if r.ours else [rf"\multicolumn{{{n}}}{{c}}{{{r.absent}}}"]
-        lines.append(" & ".join([_latex(r.label), *ours, str(r.seeds), *r.printed(columns)]) + r" \\")
+        lines.append(
+            " & ".join([r.label.translate(LATEX), *ours, str(r.seeds), *r.printed(columns)]) + r" \\"
+        )
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 # %% ../../nbs/experiments/tables.ipynb #feae69a4
