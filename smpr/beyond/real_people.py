@@ -7,7 +7,6 @@ __all__ = ['SIZES', 'GROUPS', 'join_sets', 'split_dev', 'real_config', 'fit_step
            'ladder_rows', 'ladder_table', 'draw_ladder']
 
 # %% ../../nbs/beyond/real_people.ipynb #be2bc827
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,21 +14,20 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..data import PoseSet
+from ..data import PoseSet, read_json
 from ..evaluation import coco_eval, coco_truth
 from ..inference import DecodeConfig
 from ..losses import LossConfig
 from ..settings import SmprError
 from ..training import step_batches
-from ..update import Config, TrainState, make_state, small_config, train_step, wrap
+from ..update import Config, make_state, small_config, train_step, wrap
 
 # %% ../../nbs/beyond/real_people.ipynb #8cc23337
 def join_sets(
     sets: list[PoseSet],  # the first one's annotation file names the result
     shares: list[float] | None = None,  # pictures of each set, relative to the first; None: all of each, once
 ) -> PoseSet:
-    """Several sets as one, records numbered anew; a set that is asked for more than it has repeats. Raises
-    SmprError for different skeletons."""
+    "Several sets as one, numbered anew; one asked for more than it has repeats. Raises SmprError."
     if any(s.skeleton != sets[0].skeleton for s in sets):
         raise SmprError("join_sets: the sets have different skeletons; join sets of one kind")
     counts = [len(s) for s in sets] if shares is None else [round(share * len(sets[0])) for share in shares]
@@ -42,36 +40,22 @@ def split_dev(
     poses: PoseSet,
     count: int = 200,  # pictures of the dev split
     seed: int = 0,
-    # only pictures that the file calls so (field coco_split); where none is, all are candidates
-    split: str = "val2017",
+    split: str = "val2017",  # only of these (field coco_split); where none is, all are candidates
 ) -> tuple[PoseSet, PoseSet]:
-    """(training, dev): `count` pictures drawn once and set aside for choosing between recipes. Raises
-    SmprError."""
+    "(training, dev): pictures drawn once and set aside for choosing between recipes. Raises SmprError."
     whole = [k for k, r in enumerate(poses.records) if r.split == split] or list(range(len(poses)))
     if count >= len(whole):
-        raise SmprError(
-            f"{poses.annotations}: {count} dev pictures are asked for and {len(whole)} can be had; ask for "
-            "fewer"
-        )
+        said = f"{poses.annotations}: {count} dev pictures are asked for and {len(whole)} can be had"
+        raise SmprError(f"{said}; ask for fewer")
     dev = set(np.random.default_rng(seed).permutation(whole)[:count].tolist())
     return poses.subset([k for k in range(len(poses)) if k not in dev]), poses.subset(sorted(dev))
 
 # %% ../../nbs/beyond/real_people.ipynb #2d83845a
 def real_config(steps: int, gpu: bool = False) -> Config:
-    """The recipe for photographs: `gpu` False is the small network on a CPU, True a wider one (below 7 M
-    parameters) on a big GPU."""
+    "The recipe for photographs: a small network for a CPU, or a wider one (below 7 M weights) for a big GPU."
     base = small_config(steps)
-    data = replace(
-        base.data,
-        short=288,
-        long=384,
-        zoom=(0.6, 2.0),
-        frame=288,
-        turn=12.0,
-        color=0.15,
-        occlude=2,
-        mosaic=0.25,
-    )
+    data = replace(base.data, short=288, long=384, frame=288, zoom=(0.6, 2.0), turn=12.0)
+    data = replace(data, color=0.15, occlude=2, mosaic=0.25)
     config = replace(
         base,
         data=data,
@@ -101,28 +85,24 @@ def fit_steps(
     share: float = 0.94,  # of the time that goes into steps; the rest is loading, saving, measuring
 ) -> int:
     "How many steps of `config` fit into `minutes` on this machine, by trying a few."
-    state: TrainState = make_state(config, train_set.skeleton, device, start)
-    model, seconds, began = wrap(state.net), [], time.monotonic()
+    state = make_state(config, train_set.skeleton, device, start)
+    model, times = wrap(state.net), [time.monotonic()]
     for batch in step_batches(config, train_set, 0, trial, workers):
         train_step(model, state, batch, config)
-        seconds.append(time.monotonic() - began)
-        began = time.monotonic()
-    return max(int(60 * minutes * share / np.median(seconds[trial // 3 :])), 1)
+        times.append(time.monotonic())
+    return max(int(60 * minutes * share / np.median(np.diff(times)[trial // 3 :])), 1)
 
 # %% ../../nbs/beyond/real_people.ipynb #cd8c380b
 SIZES = (64, 96, 192)  # px, where groups of size meet
 GROUPS = {
     "size": ("32-64 px", "64-96 px", "96-192 px", "over 192 px"),  # side of a square of the person's area, px
     "keypoints": ("1-5", "6-10", "11-14", "15-17"),  # labelled ones
-    "crowding": ("alone", "touching", "overlapping"),
-}  # largest IoU with another person's box: below 0.05, below 0.3
+    "crowding": ("alone", "touching", "overlapping"),  # largest IoU with another's box: below 0.05, below 0.3
+}
 
 
-def person_groups(
-    annotation: dict,  # a COCO person annotation
-    others: list[dict],  # the picture's other persons
-) -> dict[str, str]:  # kind of grouping -> group
-    "Which groups a person belongs to: by size, by labelled keypoints, by how much its box meets another one."
+def person_groups(annotation: dict, others: list[dict]) -> dict[str, str]:
+    "The group of a COCO person among others by size, labelled keypoints and how much its box meets theirs."
     x, y, w, h = annotation["bbox"]
 
     def iou(o: dict) -> float:
@@ -130,90 +110,64 @@ def person_groups(
         both = max(min(x + w, u + p) - max(x, u), 0) * max(min(y + h, v + q) - max(y, v), 0)
         return both / (w * h + p * q - both) if both else 0.0
 
-    known, crowded, side = (
-        annotation["num_keypoints"],
-        max(map(iou, others), default=0.0),
-        annotation["area"] ** 0.5,
-    )
-    place = {
-        "size": sum(side >= s for s in SIZES),
-        "keypoints": sum(known >= n for n in (6, 11, 15)),
-        "crowding": sum(crowded >= c for c in (0.05, 0.3)),
-    }
-    return {grouping: GROUPS[grouping][i] for grouping, i in place.items()}
+    values = annotation["area"] ** 0.5, annotation["num_keypoints"], max(map(iou, others), default=0.0)
+    bounds = SIZES, (6, 11, 15), (0.05, 0.3)
+    places = [sum(value >= b for b in limits) for value, limits in zip(values, bounds)]
+    return {grouping: names[i] for (grouping, names), i in zip(GROUPS.items(), places)}
 
 # %% ../../nbs/beyond/real_people.ipynb #a7e2b719
-def counted(
-    truth: dict, results: list[dict], poses: PoseSet, sides: tuple[float, float] = (0, 1e5)
-) -> dict[str, float]:
-    """AP, AP50 and AR of persons and detections whose area is that of a square with a side between `sides` px
-    (by pycocotools)."""
-    asked = {"these": (sides[0] ** 2, sides[1] ** 2)}
-    counts = coco_eval(truth, results, poses.skeleton, areas=asked).eval
+def counted(truth: dict, results: list[dict], poses: PoseSet, sides: tuple = (0, 1e5)) -> dict[str, float]:
+    "AP, AP50 and AR of those whose area is that of a square with a side from..to `sides` px (pycocotools)."
+    counts = coco_eval(truth, results, poses.skeleton, areas={"these": tuple(s**2 for s in sides)}).eval
     tables = {"AP": counts["precision"], "AP50": counts["precision"][0], "AR": counts["recall"]}
     return {name: float(t[t > -1].mean()) if (t > -1).any() else -1.0 for name, t in tables.items()}
 
 
+def _kinds(people: list[dict]) -> dict[int, dict[str, str]]:
+    "The groups of each person that counts, by annotation id; those below 32 px are left out."
+    by_picture = {a["image_id"]: [] for a in people}
+    for a in people:
+        by_picture[a["image_id"]].append(a)
+    asked = [a for a in people if a["num_keypoints"] > 0 and not a["iscrowd"] and a["area"] >= 32**2]
+    return {a["id"]: person_groups(a, [o for o in by_picture[a["image_id"]] if o is not a]) for a in asked}
+
+
 def group_metrics(poses: PoseSet, results: list[dict]) -> dict[str, dict[str, dict[str, float]]]:
     "AP, AP50, AR and number of persons of every group of every grouping; persons below 32 px are left out."
-    data, by_picture = coco_truth(poses), {}
-    for a in data["annotations"]:
-        by_picture.setdefault(a["image_id"], []).append(a)
-
-    def asked(a):
-        return a["num_keypoints"] > 0 and not a["iscrowd"] and a["area"] >= 32**2
-
-    kinds = {
-        a["id"]: person_groups(a, [o for o in by_picture[r.id] if o is not a])
-        for r in poses.records
-        for a in by_picture.get(r.id, [])
-        if asked(a)
-    }
-    out: dict = {}
+    data = coco_truth(poses)
+    people, out = data["annotations"], {}
+    kinds = _kinds(people)
     for grouping, names in GROUPS.items():
         for i, group in enumerate(names):
             mine = {k for k, kind in kinds.items() if kind[grouping] == group}
             only = data | {
-                "annotations": [
-                    a if a["id"] in mine else a | {"num_keypoints": 0} for a in data["annotations"]
-                ]
+                "annotations": [a if a["id"] in mine else a | {"num_keypoints": 0} for a in people]
             }
-            low, high = (32, *SIZES, 1e5)[i : i + 2] if grouping == "size" else (0, 1e5)
+            sides = (32, *SIZES, 1e5)[i : i + 2] if grouping == "size" else (0, 1e5)
             if mine:
-                out.setdefault(grouping, {})[group] = counted(only, results, poses, (low, high)) | {
-                    "persons": len(mine)
-                }
+                found = counted(only, results, poses, sides)
+                out.setdefault(grouping, {})[group] = found | {"persons": len(mine)}
     return out
 
 # %% ../../nbs/beyond/real_people.ipynb #a0641879
 def ladder_rows(figures: Path) -> list[dict]:
     "The records of all rungs below `figures`, in order. Raises SmprError naming a broken file."
-    rows = []
-    for path in sorted((figures / "results" / "real").glob("*.json")):
-        try:
-            record = json.loads(path.read_text())
-        except json.JSONDecodeError as e:
-            raise SmprError(f"{path}: not valid JSON ({e}); delete it and measure the rung again") from None
-        if "rung" in record:
-            rows.append(record)
-    return sorted(rows, key=lambda r: (r["rung"], r["name"]))
+    records = [read_json(path) for path in sorted((figures / "results" / "real").glob("*.json"))]
+    return sorted((r for r in records if "rung" in r), key=lambda r: (r["rung"], r["name"]))
 
 # %% ../../nbs/beyond/real_people.ipynb #74f181e5
 def ladder_table(rows: list[dict]) -> str:
     "The ladder as a Markdown table; the difference is to the rung that the record names."
     by_name = {r["name"]: r for r in rows}
-    lines = [
-        "| rung | change | against | AP | change in AP | AP50 | APM | APL | pictures seen | minutes |",
-        "|" + "---|" * 10,
-    ]
+    head = "| rung | change | against | AP | change in AP | AP50 | APM | APL | pictures seen | minutes |"
+    lines = [head, "|" + "---|" * 10]
     for r in rows:
         m, base = r["metrics"], by_name.get(r.get("against"))
         gain = "" if base is None else f"{100 * (m['AP'] - base['metrics']['AP']):+.1f}"
-        numbers = " | ".join(f"{100 * m[n]:.1f}" for n in ("AP50", "APM", "APL"))
-        lines.append(
-            f"| {r['name']} | {r['change']} | {r.get('against') or ''} | {100 * m['AP']:.1f} | {gain} | "
-            f"{numbers} | {r['pictures_seen']:,} | {r['minutes']:.0f} |"
-        )
+        ap, *numbers = (f"{100 * m[n]:.1f}" for n in ("AP", "AP50", "APM", "APL"))
+        cells = [r["name"], r["change"], r.get("against") or "", ap, gain, *numbers]
+        cells += [f"{r['pictures_seen']:,}", f"{r['minutes']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 # %% ../../nbs/beyond/real_people.ipynb #f4a0abeb
@@ -227,14 +181,10 @@ def draw_ladder(rows: list[dict], height: float = 0.3) -> Figure:
         if base is not None:
             ax.plot([base] * 2, [i - 0.42, i + 0.42], color="black", lw=1.5)
         ax.text(max(ap, base or 0) + 0.2, i, f"{ap:.1f}", va="center", fontsize=9)
-    ax.set_yticks(
-        range(len(rows)),
-        [f"{r['name']}: {r['change'].removeprefix(r['name'] + ': ')}" for r in rows],
-        fontsize=8,
-    )
+    labels = [f"{r['name']}: {r['change'].removeprefix(r['name'] + ': ')}" for r in rows]
+    ax.set_yticks(range(len(rows)), labels, fontsize=8)
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlabel(
-        "AP on the dev split, percent\nblack: the rung it stands against; orange: worse than that", fontsize=9
-    )
+    said = "black: the rung it stands against; orange: worse than that"
+    ax.set_xlabel(f"AP on the dev split, percent\n{said}", fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)
     return figure

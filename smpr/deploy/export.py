@@ -72,10 +72,9 @@ def dense_poses(
 ) -> Dense:
     "The poses of all locations and how likely they are."
     pred = net(net.normalize(images, sizes), snaps(net) if heatmap is None else heatmap)
-    p, c = confidence(pred.person_logits, pred.score_logits)
     limit = (sizes.flip(1) - 1)[:, None, None].float()
-    k = decode_pose(pred.pose, pred.locations, pred.strides).clamp(min=0)
-    return Dense(torch.minimum(k, limit), p, c, pred.strides, pred.heatmap_logits)
+    poses = decode_pose(pred.pose, pred.locations, pred.strides).clamp(min=0).minimum(limit)
+    return Dense(poses, *confidence(pred.person_logits, pred.score_logits), pred.strides, pred.heatmap_logits)
 
 # %% ../../nbs/deploy/export.ipynb #5106b853
 def plain_conv(conv: FoldedConv) -> nn.Module:
@@ -102,7 +101,7 @@ def bake_norms(net: nn.Module) -> nn.Module:
 
 # %% ../../nbs/deploy/export.ipynb #c51fb0ba
 class Deployed(nn.Module):
-    "A copy of `net` as it is exported: float32, norms baked in, the heatmap branch only where it `snaps`."
+    "A float32 copy of `net`, norms baked in, heatmap only if it `snaps`; it gives the fields of Dense."
 
     def __init__(self, net: SMPR):
         super().__init__()
@@ -115,13 +114,9 @@ class Deployed(nn.Module):
             self.net.head.aggregation.path = DeformPath.LOOKUP
         self.eval().requires_grad_(False)
 
-    def forward(
-        self,
-        images: Tensor,  # (N, 3, H, W) uint8 RGB, padded right and bottom
-        sizes: Tensor,  # (N, 2) height and width inside the padding, px
-    ) -> tuple[Tensor, ...]:  # the fields of Dense, in its order
-        d = dense_poses(self.net, images, sizes, self.snaps)
-        return d.keypoints, d.person, d.confidence, d.strides, *((d.heatmap_logits,) if self.snaps else ())
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        fields = vars(dense_poses(self.net, images, sizes, self.snaps)).values()
+        return tuple(t for t in fields if t is not None)
 
 # %% ../../nbs/deploy/export.ipynb #205179a0
 STEP = 32  # px; sides of the input are multiples of it
@@ -134,10 +129,9 @@ def smallest_side(config: ModelConfig) -> int:
 
 # %% ../../nbs/deploy/export.ipynb #a4e95ad6
 def export_program(net: SMPR) -> ExportedProgram:
-    "The network as a graph for any number of pictures, sides of `smallest_side` to LARGEST in STEPs."
-    low = smallest_side(net.config)
-    many, limits = Dim("pictures", min=1), {"min": low // STEP, "max": LARGEST // STEP}
-    rows, columns = (STEP * Dim(name, **limits) for name in ("rows", "columns"))
+    "A graph for any number of pictures with sides from `smallest_side` to LARGEST in steps of STEP."
+    low, many = smallest_side(net.config), Dim("pictures", min=1)
+    rows, columns = (STEP * Dim(n, min=low // STEP, max=LARGEST // STEP) for n in ("rows", "columns"))
     example = torch.zeros(2, 3, low + STEP, low + 2 * STEP, dtype=torch.uint8), torch.full((2, 2), low)
     shapes = {0: many, 2: rows, 3: columns}, {0: many}
     program = torch.export.export(Deployed(net), example, dynamic_shapes=shapes)
@@ -149,9 +143,8 @@ def export_program(net: SMPR) -> ExportedProgram:
 def foreign_ops(program: ExportedProgram) -> list[str]:
     "Operations of the graph that are neither PyTorch's own (aten) nor Python's arithmetic on sizes."
     calls = {n.target for n in program.graph.nodes if n.op == "call_function"}
-    python = {f for f in calls if getattr(operator, getattr(f, "__name__", ""), None) is f}
-    aten = {f for f in calls if isinstance(f, torch._ops.OpOverload) and f.namespace == "aten"}
-    return sorted(str(f) for f in calls - aten - python)
+    others = (f for f in calls if getattr(f, "namespace", "") != "aten")
+    return sorted(str(f) for f in others if getattr(operator, getattr(f, "__name__", ""), None) is not f)
 
 # %% ../../nbs/deploy/export.ipynb #a0c455a9
 def weights_digest(net: SMPR) -> str:
@@ -167,13 +160,9 @@ def make_notes(net: SMPR) -> dict[str, str]:
     "What travels inside the file: JSON by name."
     from smpr import __version__
 
-    notes = {
-        "config": to_dict(net.config),
-        "skeleton": to_dict(net.skeleton),
-        "test": to_dict(getattr(net, "test", TestConfig())),
-        "digest": weights_digest(net),
-        "versions": {"smpr": __version__, "torch": torch.__version__},
-    }
+    parts = {"config": net.config, "skeleton": net.skeleton, "test": getattr(net, "test", TestConfig())}
+    notes = {name: to_dict(part) for name, part in parts.items()} | {"digest": weights_digest(net)}
+    notes["versions"] = {"smpr": __version__, "torch": torch.__version__}
     return {name: json.dumps(value) for name, value in notes.items()}
 
 # %% ../../nbs/deploy/export.ipynb #abf62b13
@@ -185,12 +174,8 @@ def need(package: str, purpose: str):
         raise SmprError(f"{purpose} needs the package '{package}'; pip install 'smpr[export]'") from None
 
 # %% ../../nbs/deploy/export.ipynb #efd57e49
-def save_pt2(
-    program: ExportedProgram,
-    notes: dict[str, str],  # of `make_notes`
-    path: str | Path,
-) -> Path:
-    "Write a program for PyTorch. Raises SmprError."
+def save_pt2(program: ExportedProgram, notes: dict[str, str], path: str | Path) -> Path:
+    "Write a program with what `make_notes` says, for PyTorch. Raises SmprError."
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files=notes)
     return atomic_write(Path(path), buffer.getvalue())
@@ -211,11 +196,11 @@ def save_onnx(program: ExportedProgram, notes: dict[str, str], path: str | Path)
     "Write a program as ONNX, opset 20, in float32. Raises SmprError."
     for package in ("onnx", "onnxscript"):
         need(package, "writing ONNX")
-    inputs, outputs = list(AXES)[:2], list(AXES)[2:][: len(program.graph_signature.user_outputs)]
-    options: dict[str, Any] = {"opset_version": 20, "input_names": inputs, "output_names": outputs}
+    count = len(program.graph_signature.user_outputs)
+    names: dict[str, Any] = {"input_names": list(AXES)[:2], "output_names": list(AXES)[2 : 2 + count]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own deprecated parts
-        model = torch.onnx.export(program, dynamo=True, verbose=False, **options).model_proto
+        model = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=20, **names).model_proto
     for value in (*model.graph.input, *model.graph.output):
         for d, name in zip(value.type.tensor_type.shape.dim, AXES[value.name], strict=True):
             if name:
@@ -229,36 +214,27 @@ def save_onnx(program: ExportedProgram, notes: dict[str, str], path: str | Path)
 
 # %% ../../nbs/deploy/export.ipynb #523deefb
 def onnx_runner(path: Path) -> tuple[Callable, dict[str, str]]:
-    "An ONNX file as a function of images and sizes, with PyTorch's number of threads; its notes."
+    "An ONNX file as a function of images and sizes, on the CPU with PyTorch's number of threads; its notes."
     runtime = need("onnxruntime", f"{path}: running ONNX")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # PyTorch needs the cores, too
-    try:
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # its errors share no base
-        raise SmprError(f"{path}: cannot be read as ONNX ({type(e).__name__}); export it again") from None
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     there = {o.name for o in session.get_outputs()}
-    names, inputs = [name for name in AXES if name in there], {i.name for i in session.get_inputs()}
+    outputs = [name for name in AXES if name in there]
 
-    def run(images: Tensor, sizes: Tensor) -> list[Tensor]:
-        found = session.run(names, {"images": images.numpy(), "sizes": sizes.numpy()})
-        return [torch.from_numpy(t) for t in found]
+    def run(images, sizes):
+        return map(torch.from_numpy, session.run(outputs, {"images": images.numpy(), "sizes": sizes.numpy()}))
 
-    ours = inputs == {"images", "sizes"}
-    return run if ours else None, session.get_modelmeta().custom_metadata_map
+    return run, session.get_modelmeta().custom_metadata_map
 
 # %% ../../nbs/deploy/export.ipynb #b54e3777
-def program_runner(path: Path) -> tuple[Callable, dict[str, str]]:
-    "A .pt2 file as a function of images and sizes, and its notes, which are read first. Raises SmprError."
-    try:
-        with zipfile.ZipFile(path) as archive:
-            extra = [n for n in archive.namelist() if "/extra/" in n]
-            notes = {n.split("/extra/")[1]: archive.read(n).decode() for n in extra}
-        module = torch.export.load(path).module() if {"config", "digest"} <= set(notes) else None
-    except Exception as e:
-        raise SmprError(f"{path}: cannot be read as .pt2 ({type(e).__name__}); export it again") from None
-    return module, notes
+def program_runner(path: Path) -> tuple[Callable | None, dict[str, str]]:
+    "A .pt2 file as a function of images and sizes, and its notes; without those it is not opened: None."
+    with zipfile.ZipFile(path) as archive:
+        extra = [n for n in archive.namelist() if "/extra/" in n]
+        notes = {n.split("/extra/")[1]: archive.read(n).decode() for n in extra}
+    return torch.export.load(path).module() if "digest" in notes else None, notes
 
 # %% ../../nbs/deploy/export.ipynb #46bb0da2
 @dataclass(frozen=True)
@@ -273,29 +249,24 @@ class Exported:
 
     @torch.inference_mode()
     def dense(self, images: Tensor, sizes: Tensor) -> Dense:
-        "All locations' answers, as `dense_poses` gives them. Raises SmprError for sides that do not fit."
+        "All locations' answers, as of `dense_poses`. Raises SmprError for sides that the file does not take."
         low, (h, w) = smallest_side(self.config), images.shape[2:]
         if any(s % STEP or not low <= s <= LARGEST for s in (h, w)):
-            limits = f"an exported network takes sides of {low} to {LARGEST} px in steps of {STEP}"
-            raise SmprError(f"picture is padded to {h}x{w} px; {limits}")
+            said = (
+                f"picture is padded to {h}x{w} px; an exported network takes sides of {low} to {LARGEST} px"
+            )
+            raise SmprError(f"{said} in steps of {STEP}")
         return Dense(*self.run(images.contiguous(), sizes))
 
     def predict_candidates(
-        self,
-        image: np.ndarray,
-        short: int,
-        long: int,
-        mirrored: bool = False,
-        config: DecodeConfig = DecodeConfig(),
-        bf16: bool = False,
+        self, image: np.ndarray, short: int, long: int, mirrored: bool, config: DecodeConfig, bf16: bool
     ) -> Candidates:
         "As `smpr.inference.predict_candidates`; always float32."
         padded, size, factor = fit_picture(image, short, long, mirrored)
-        d = self.dense(padded, torch.tensor([size]))
+        d, sigmas = self.dense(padded, torch.tensor([size])), torch.tensor(self.skeleton.sigmas)
         best = best_locations(d.confidence[0], d.strides, config.level_top)
-        marks = None if d.heatmap_logits is None else d.heatmap_logits[0]
-        p, stride, sigmas = d.person[0, best], self.config.strides[0], torch.tensor(self.skeleton.sigmas)
-        k = place_keypoints(d.keypoints[0, best], p, size, marks, stride, sigmas, config)
+        p, marks = d.person[0, best], None if d.heatmap_logits is None else d.heatmap_logits[0]
+        k = place_keypoints(d.keypoints[0, best], p, size, marks, self.config.strides[0], sigmas, config)
         k = unmirror(k, size[1], self.skeleton) if mirrored else k
         return Candidates(k / factor, p, d.confidence[0, best])
 
@@ -316,23 +287,25 @@ def known_ending(path: Path) -> str:
 
 def load_exported(path: str | Path) -> Exported:
     "Open a file that `smpr export` wrote. Raises SmprError."
-    kind, path = known_ending(Path(path)), Path(path)
+    kind, path, where = known_ending(Path(path)), Path(path), str(path)
     if not path.is_file():
         raise SmprError(f"{path}: no such file; write it with `smpr export WEIGHTS {path.name}`")
-    run, notes = RUNNERS[kind](path)
-    if run is None or not {"config", "skeleton", "test", "digest"} <= set(notes):
-        raise SmprError(f"{path}: not written by smpr export (no notes inside); write it with `smpr export`")
+    needed = ("config", "skeleton", "test", "digest")
     try:
-        n = {name: json.loads(text) for name, text in notes.items()}
-    except json.JSONDecodeError:
-        raise SmprError(f"{path}: the notes inside are not JSON; export it again") from None
+        run, texts = RUNNERS[kind](path)
+        notes = {name: json.loads(texts[name]) for name in needed if name in texts}
+    except SmprError:
+        raise
+    except Exception as e:  # those of the runtimes share no base
+        raise SmprError(f"{path}: cannot be read ({type(e).__name__}); export it again") from None
+    if len(notes) < len(needed):
+        raise SmprError(f"{path}: not written by smpr export (no notes inside); write it with `smpr export`")
     config, skeleton = (
-        from_dict(ModelConfig, n["config"], str(path)),
-        from_dict(Skeleton, n["skeleton"], str(path)),
+        from_dict(ModelConfig, notes["config"], where),
+        from_dict(Skeleton, notes["skeleton"], where),
     )
-    return Exported(
-        run, config, skeleton, from_dict(TestConfig, n["test"], str(path), quiet=True), n["digest"]
-    )
+    test = from_dict(TestConfig, notes["test"], where, quiet=True)
+    return Exported(run, config, skeleton, test, notes["digest"])
 
 # %% ../../nbs/deploy/export.ipynb #09969b10
 @dataclass(frozen=True)
@@ -353,9 +326,8 @@ def difference(a: Dense, b: Dense) -> Difference:
     "How far two answers to the same pictures are apart; infinitely, when they have other locations or NaN."
     if not torch.equal(a.strides, b.strides) or (a.heatmap_logits is None) != (b.heatmap_logits is None):
         return Difference(*[float("inf")] * 3)
-    gap = (a.keypoints - b.keypoints).abs()
-    chances = [a.person - b.person, a.confidence - b.confidence]
-    if a.heatmap_logits is not None:
+    gap, chances = (a.keypoints - b.keypoints).abs(), [a.person - b.person, a.confidence - b.confidence]
+    if a.heatmap_logits is not None and b.heatmap_logits is not None:
         chances.append(a.heatmap_logits.sigmoid() - b.heatmap_logits.sigmoid())
     parts = gap, gap / a.strides[:, None, None], torch.cat([c.abs().flatten() for c in chances])
     return Difference(*(float(p.nan_to_num(float("inf")).max()) for p in parts))
@@ -365,26 +337,27 @@ TOLERANCE = 1e-3  # strides and probabilities
 
 
 def self_check(net: SMPR, path: Path) -> Difference:
-    "How far the file and `net` are apart on the scene of chapter 01. Raises SmprError beyond TOLERANCE."
+    """How far the file at `path` and `net` are apart on the scene of chapter 01, at the network's test size.
+    Raises SmprError beyond TOLERANCE."""
     file, test = load_exported(path), getattr(net, "test", TestConfig())
+    if file.digest != weights_digest(net):
+        raise SmprError(f"{path}: made from other weights; export it again")
     padded, size, _ = fit_picture(load_scene().image, *test.passes[0])
     sizes = torch.tensor([size])
     with torch.inference_mode():
         found = difference(dense_poses(net, padded, sizes), file.dense(padded, sizes))
-    if file.digest != weights_digest(net):
-        raise SmprError(f"{path}: made from other weights; export it again")
     if not found.worst <= TOLERANCE:
-        said = f"differs from PyTorch by {found.worst:.1e}, more than {TOLERANCE:.0e}; not kept"
-        raise SmprError(f"{path}: {said}, please report your versions of torch and onnxruntime")
+        said = (
+            f"differs from PyTorch by {found.worst:.1e} (strides or probability), more than {TOLERANCE:.0e}"
+        )
+        raise SmprError(f"{path}: {said}; not kept, please report your versions of torch and onnxruntime")
     return found
 
 # %% ../../nbs/deploy/export.ipynb #1c049f7c
 def export_network(
-    net: SMPR,
-    out: str | Path,
-    program: ExportedProgram | None = None,  # of `export_program(net)`, when there is one already
+    net: SMPR, out: str | Path, program: ExportedProgram | None = None
 ) -> tuple[Path, Difference]:
-    "Write `net` as the ending says; a file that disagrees with `net` is not kept. Raises SmprError."
+    "Write `net` (or its `program`) as `out`, which gets its name when it is checked. Raises SmprError."
     kind, out = known_ending(Path(out)), Path(out)
     for package in ("onnx", "onnxscript", "onnxruntime") * (kind == ".onnx"):
         need(package, f"{out}: writing and checking ONNX")  # better now than in two minutes
@@ -395,8 +368,8 @@ def export_network(
         found = self_check(net, unchecked)
         os.replace(unchecked, out)
     except OSError as e:
-        said = f"cannot be written ({e.strerror or e})"
-        raise SmprError(f"{out}: {said}; free some space or choose another folder") from None
+        said = f"{out}: cannot be written ({e.strerror or e})"
+        raise SmprError(f"{said}; free some space or choose another folder") from None
     finally:
         unchecked.unlink(missing_ok=True)
     return out, found
