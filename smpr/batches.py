@@ -249,9 +249,11 @@ def collate(
         images[i, :, : picture.shape[1], : picture.shape[2]] = picture
     people = []
     for s in samples:
-        parts = s.keypoints, s.boxes, s.areas
-        k, boxes, areas = (t if t is None else torch.as_tensor(t, dtype=torch.float32) for t in parts)
-        people.append(People(k, pseudo_boxes(k, pseudo_box) if boxes is None else boxes, areas))
+        k, areas = (torch.as_tensor(t, dtype=torch.float32) for t in (s.keypoints, s.areas))
+        boxes = (
+            pseudo_boxes(k, pseudo_box) if s.boxes is None else torch.as_tensor(s.boxes, dtype=torch.float32)
+        )
+        people.append(People(k, boxes, areas))
     return Batch(images, sizes, people)
 
 # %% ../nbs/10_batches.ipynb #0a7b81c0

@@ -130,10 +130,8 @@ def snap(
 ) -> Tensor:  # (M, K, 2) px
     "Keypoints moved to where the heatmap sees them, near the pose (ours). Raises SmprError without one."
     if heatmap is None or sigmas is None:
-        why = "model.heatmap is false, or a file exported without it"
-        raise SmprError(
-            f"DecodeConfig: snap asks the heatmap branch, and there is none ({why}); give snap None"
-        )
+        why = "there is no heatmap branch (model.heatmap is false, or a file exported without it)"
+        raise SmprError(f"DecodeConfig: snap asks the heatmap, and {why}; give snap None")
     k, sigmas = (keypoints if only is None else keypoints[only]), sigmas.to(keypoints)
     p = heatmap.float().sigmoid()
     p = (p / p.amax((1, 2), keepdim=True).clamp(min=1e-30)) ** power
@@ -144,9 +142,7 @@ def snap(
         torch.exp(-((axis - (k[..., i, None] / stride - 0.5)) ** 2) / (2 * std**2))
         for i, axis in enumerate((x, y))
     )
-    found, tall = (
-        torch.einsum("mky,kyx->mkx", weight, p) * bx for weight in (by, by * y)
-    )  # summed over rows
+    found, tall = (torch.einsum("mky,kyx->mkx", rows, p) * bx for rows in (by, by * y))
     total = found.sum(-1)
     mean = torch.stack([(found * x).sum(-1), tall.sum(-1)], -1) / total.clamp(min=1e-30)[..., None]
     moved = torch.where((total > 1e-30)[..., None], (mean + 0.5) * stride, k)  # nothing in reach: it stays
@@ -227,9 +223,8 @@ def pose_overlap(
 ) -> Tensor:  # (M,) in [0, 1]
     "OKS of poses with one pose taken as the truth, its area that of the box around its keypoints."
     area = (best.amax(0) - best.amin(0)).prod()
-    return oks(
-        poses, torch.cat([best, torch.ones_like(best[:, :1])], 1)[None], area[None], sigmas.to(poses.device)
-    )[:, 0]
+    truth = torch.cat([best, torch.ones_like(best[:, :1])], 1)[None]
+    return oks(poses, truth, area[None], sigmas.to(poses.device))[:, 0]
 
 # %% ../nbs/11_inference.ipynb #82a81b83
 def vote(
@@ -289,12 +284,8 @@ def predict_candidates(
     padded, size, factor = fit_picture(image, short, long, mirrored)
     device = model.eval().mean.device
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        pred = model(
-            model.normalize(padded.to(device), torch.tensor([size])).contiguous(
-                memory_format=torch.channels_last
-            ),
-            heatmap=config.snap is not None,
-        )
+        x = model.normalize(padded.to(device), torch.tensor([size]))
+        pred = model(x.contiguous(memory_format=torch.channels_last), heatmap=config.snap is not None)
     found = candidates(pred, 0, size, 1.0, config, model.sigmas)
     k = unmirror(found.keypoints, size[1], model.skeleton) if mirrored else found.keypoints
     return Candidates(k / factor, found.person, found.confidence)
@@ -304,9 +295,7 @@ def find_poses(
     model: SMPR,
     image: np.ndarray,
     config: TestConfig = TestConfig(),
-    see: Callable[
-        ..., Candidates
-    ] = predict_candidates,  # how one pass is done; exported files have another way
+    see: Callable[..., Candidates] = predict_candidates,  # one pass; exported files have another way
 ) -> Poses:
     "The people in one picture: all passes' candidates together, one selection (published code), then a vote."
     passes = [
@@ -321,11 +310,8 @@ def find_poses(
 # %% ../nbs/11_inference.ipynb #b0a43919
 def shipped_weights() -> dict[str, Path]:
     "Weights that come with the package, by name."
-    return {
-        Path(str(f)).stem: Path(str(f))
-        for f in (files("smpr") / "assets").iterdir()
-        if str(f).endswith(".safetensors")
-    }
+    assets = (Path(str(f)) for f in (files("smpr") / "assets").iterdir())
+    return {path.stem: path for path in assets if path.suffix == ".safetensors"}
 
 # %% ../nbs/11_inference.ipynb #4fca62f6
 def load(
@@ -365,16 +351,9 @@ def predict(
     else:
         image = np.asarray(source.convert("RGB") if isinstance(source, Image.Image) else source)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise SmprError(
-            f"picture array has shape {image.shape} and type {image.dtype}; give (H, W, 3) uint8 RGB"
-        )
+        raise SmprError(f"picture has shape {image.shape} and type {image.dtype}; give (H, W, 3) uint8 RGB")
     chosen: TestConfig = config or getattr(model, "test", None) or TestConfig()
     poses = find_poses(model, image, chosen, see)
     k = poses.keypoints.float().cpu().numpy()
-    return Result(
-        image,
-        np.concatenate([k, np.ones_like(k[..., :1])], -1),
-        poses.scores.float().cpu().numpy(),
-        model.skeleton,
-        name,
-    )
+    k = np.concatenate([k, np.ones_like(k[..., :1])], -1)
+    return Result(image, k, poses.scores.float().cpu().numpy(), model.skeleton, name)

@@ -334,7 +334,7 @@ class Head(nn.Module):
     ) -> Predictions:
         by_level = [self.level(x, i) for i, x in enumerate(maps)]
         person, initial, refined, score = (_rows(part) for part in zip(*by_level))
-        person, score = (t if t is None else t.squeeze(-1) for t in (person, score))
+        person, score = person.squeeze(-1), None if score is None else score.squeeze(-1)
         sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
         asked = heatmap or self.training
         locations, strides = level_locations(sizes, self.config.strides, maps[0].device)
