@@ -59,15 +59,16 @@ def thin_out(
     likely = found.person > choices.score_threshold
     k, p, c = found.keypoints[likely], found.person[likely], found.confidence[likely]
     ranks = {Ranking.PERSON: p, Ranking.POSE: c / p.clamp(min=1e-9), Ranking.PRODUCT: c}
-    left, sigmas = ranks[choices.ranking].clone(), torch.tensor(skeleton.sigmas)
-    boxes, picked, values = torch.cat([k.amin(1), k.amax(1)], -1).numpy(), [], []
+    left, sigmas, nms = ranks[choices.ranking].clone(), torch.tensor(skeleton.sigmas), choices.nms
+    box, picked, values = torch.cat([k.amin(1), k.amax(1)], -1).numpy(), [], []
     while len(picked) < config.keep and len(left) and left.max() >= config.nms_min_score:
         best = int(left.argmax())
         picked.append(best)
         values.append(left[best].item())
-        alike, soft = choices.nms is Nms.OKS, choices.nms is Nms.SOFT
-        near = pose_overlap(k[best], k, sigmas) if alike else torch.from_numpy(box_iou(boxes[best], boxes))
-        left = torch.where(near > choices.nms_threshold, left * (1 - near) if soft else -1.0, left)
+        near = (
+            pose_overlap(k[best], k, sigmas) if nms is Nms.OKS else torch.from_numpy(box_iou(box[best], box))
+        )
+        left = torch.where(near > choices.nms_threshold, left * (1 - near) if nms is Nms.SOFT else -1.0, left)
         left[best] = -1
     return Poses(k[picked], torch.tensor(values))
 
