@@ -7,6 +7,7 @@ __all__ = ['FoldedNorm', 'FoldedConv', 'fold_norms', 'HalfDepthwise', 'Depthwise
 
 # %% ../nbs/appendix/fuse.ipynb #b1245f2f
 import copy
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -34,18 +35,13 @@ class _SameConv(nn.Conv2d):
 
 # %% ../nbs/appendix/fuse.ipynb #73904116
 class FoldedNorm(nn.BatchNorm2d):
-    """The numbers of a norm whose work the convolution before it does; an activation that came with the norm
-    stays."""
+    "The numbers of a norm whose work the convolution before it does; an activation that it brought stays."
 
     def __init__(self, norm: nn.BatchNorm2d):
         super().__init__(norm.num_features, norm.eps, device="meta")
         for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
             setattr(self, name, getattr(norm, name))
-        self.rest = (
-            nn.Sequential(norm.get_submodule("drop"), norm.get_submodule("act"))
-            if hasattr(norm, "act")
-            else nn.Identity()
-        )
+        self.rest = nn.Sequential(*(m for name, m in norm.named_children() if name in ("drop", "act")))
         self.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,12 +67,10 @@ class FoldedConv(_SameConv):
 
 # %% ../nbs/appendix/fuse.ipynb #d236fa3e
 def fold_norms(net: _Net, frozen_only: bool = False) -> _Net:
-    """A copy of `net` whose convolutions do the work of the batch norm behind them. For norms that use stored
-    statistics."""
+    "A copy of `net` whose convolutions do the work of the batch norm (with stored statistics) behind them."
     net = copy.deepcopy(net)
     for parent in list(net.modules()):
-        children: list[tuple[str, Any]] = list(parent.named_children())
-        for (a, conv), (b, norm) in zip(children, children[1:]):
+        for (a, conv), (b, norm) in pairwise(list[Any](parent.named_children())):
             learns = any(p.requires_grad for m in (conv, norm) for p in m.parameters())
             pair = type(conv) in _PLAIN and isinstance(norm, nn.BatchNorm2d)
             if pair and not (frozen_only and learns):
@@ -125,13 +119,8 @@ def quick_depthwise(net: _Net) -> _Net:
     "A copy of `net` whose learning depthwise convolutions are `DepthwiseConv`."
     net = copy.deepcopy(net)
     for parent in list(net.modules()):
-        children: list[tuple[str, Any]] = list(parent.named_children())
-        for name, m in children:
-            if (
-                type(m) in _PLAIN
-                and m.groups == m.in_channels > 1
-                and m.weight.requires_grad
-                and m.bias is None
-            ):
+        for name, m in list[Any](parent.named_children()):
+            depthwise = type(m) in _PLAIN and m.groups == m.in_channels > 1
+            if depthwise and m.weight.requires_grad and m.bias is None:
                 setattr(parent, name, DepthwiseConv(m))
     return net

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['pack_optimizer', 'unpack_optimizer', 'seal', 'check_seal', 'write_state', 'save_checkpoint', 'find_checkpoint',
-           'load_checkpoint', 'run_weights', 'for_testing', 'load_run', 'peak_memory', 'RunLog', 'read_log', 'averaged',
-           'measure', 'pose_sheet', 'move_to_front', 'find_run', 'open_run', 'RunConfig', 'Keeper', 'step_batches',
-           'Source', 'Stopped', 'StopSignals', 'one_line_errors', 'end_now', 'train']
+           'load_checkpoint', 'run_weights', 'load_run', 'peak_memory', 'RunLog', 'read_log', 'averaged', 'measure',
+           'pose_sheet', 'find_run', 'open_run', 'RunConfig', 'Keeper', 'step_batches', 'Source', 'Stopped',
+           'StopSignals', 'one_line_errors', 'train']
 
 # %% ../nbs/14_training.ipynb #1c1c2780
 # Shapes: N images, P locations, K keypoints.
@@ -17,13 +17,15 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Self
+
+from .update import over_ranks, processes, rank_world
 
 # %% ../nbs/14_training.ipynb #dfffbd44
 import torch
@@ -36,27 +38,16 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .batches import DrawSampler, TrainStream, train_loader
-from .checkpoints import load_weights, write_tensors
+from .checkpoints import write_tensors
 from .config import Count, NotNegative, Options, Whole, check_same, from_dict, to_dict
 from .data import PoseSet, read_image, skipped_people
 from .evaluation import detect_set, evaluate
 from .fuse import fold_norms
-from .inference import TestConfig, find_poses
-from .model import SMPR, ModelConfig
+from .inference import TestConfig, find_poses, load
+from .model import SMPR
 from .settings import SmprError, atomic_write, file_digest, sync_path
-from .skeleton import Skeleton, draw_poses
-from smpr.update import (
-    BadNumbers,
-    Config,
-    TrainState,
-    keep_bad_step,
-    make_state,
-    over_ranks,
-    processes,
-    rank_world,
-    train_step,
-    wrap,
-)
+from .skeleton import draw_poses
+from .update import BadNumbers, Config, TrainState, keep_bad_step, make_state, train_step, wrap
 
 # %% ../nbs/14_training.ipynb #483a901f
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -70,9 +61,8 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor
     state = optimizer.state_dict()
     for name, value in tensors.items():
         i, key = name.split(".", 1)
-        if value.ndim == 4:
-            value = value.contiguous(memory_format=torch.channels_last)
-        state["state"].setdefault(int(i), {})[key] = value
+        layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
+        state["state"].setdefault(int(i), {})[key] = value.contiguous(memory_format=layout)
     optimizer.load_state_dict(state)
 
 # %% ../nbs/14_training.ipynb #d658a63f
@@ -87,17 +77,14 @@ def check_seal(folder: Path) -> dict:
     path = folder / "state.json"
     try:
         saved = json.loads(path.read_text())
-        files = saved.get("files", {})
+        plain = {k: v for k, v in saved.items() if k not in ("files", "digest")}
+        now = seal(folder, plain) if "digest" in saved else saved  # early versions had no checksums
+        bad = [name for name, digest in saved.get("files", {}).items() if now["files"].get(name) != digest]
     except (OSError, ValueError, AttributeError) as e:
         raise SmprError(f"{path}: cannot be read ({str(e)[:80]}); delete this checkpoint") from None
-    if "digest" not in saved:
-        return saved  # of a version without checksums
-    for name, digest in files.items():
-        if not (folder / name).is_file() or file_digest(folder / name) != digest:
-            raise SmprError(f"{folder / name}: missing or damaged (checksum); delete this checkpoint")
-    plain = {k: v for k, v in saved.items() if k not in ("files", "digest")}
-    if seal(folder, plain)["digest"] != saved["digest"]:
-        raise SmprError(f"{path}: damaged (checksum); delete this checkpoint")
+    if now.get("digest") != saved.get("digest"):
+        bad_path = folder / (bad or [path.name])[0]
+        raise SmprError(f"{bad_path}: missing or damaged (checksum); delete this checkpoint")
     return saved
 
 # %% ../nbs/14_training.ipynb #a36a0d3e
@@ -117,7 +104,7 @@ def write_state(part: Path, state: TrainState, config: Config, more: dict) -> No
 
 def save_checkpoint(folder: Path, state: TrainState, config: Config, more: dict | None = None) -> Path:
     "Write a checkpoint beside `folder`, then put it there; the one before becomes .old. Raises `SmprError`."
-    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    part, old = (folder.with_name(folder.name + end) for end in (".part", ".old"))
     try:
         shutil.rmtree(part, ignore_errors=True)
         write_state(part, state, config, more or {})
@@ -136,15 +123,13 @@ def save_checkpoint(folder: Path, state: TrainState, config: Config, more: dict 
 # %% ../nbs/14_training.ipynb #9906dd9b
 def find_checkpoint(*folders: Path) -> Path | None:
     "The first intact checkpoint at `folders`, each before the older one beside it; None when there is none."
-    for folder in (f for new in folders for f in (new, new.with_name(new.name + ".old"))):
-        if not os.path.isdir(folder):
-            continue  # where nothing may be read, nothing is found
+    places = [place for folder in folders for place in (folder, folder.with_name(folder.name + ".old"))]
+    for place in filter(os.path.isdir, places):  # where nothing may be read, nothing is found
         try:
-            check_seal(folder)
+            check_seal(place)
+            return place
         except SmprError as e:
             print(f"smpr: skipped a checkpoint: {e}", file=sys.stderr)
-        else:
-            return folder
     return None
 
 # %% ../nbs/14_training.ipynb #9c17b50a
@@ -171,25 +156,15 @@ def run_weights(run: Path) -> Path:
     "The weights file of a run folder: best before last, average before raw weights. Raises `SmprError`."
     folder = find_checkpoint(Path(run) / "best", Path(run) / "last")
     if folder is None:
-        raise SmprError(
-            f"{run}: holds no checkpoint (no last/state.json); train first or choose another folder"
-        )
+        raise SmprError(f"{run}: holds no checkpoint; train first or choose another folder")
     file = folder / "ema.safetensors"
     return file if file.exists() else folder / "model.safetensors"
-
-
-def for_testing(config: ModelConfig, skeleton: Skeleton, state: dict[str, Tensor]) -> SMPR:
-    "A network with these weights, ready for inference."
-    net = SMPR(config, skeleton)
-    net.load_state_dict(state)
-    return fold_norms(net).eval().to(memory_format=torch.channels_last)
 
 
 def load_run(run: Path) -> SMPR:
     "The network of a run folder; it predicts as the run was measured. Raises `SmprError`."
     file = run_weights(run)
-    saved = json.loads((file.parent / "state.json").read_text())["config"]
-    net = for_testing(*load_weights(file))
+    net, saved = load(file, "cpu"), json.loads((file.parent / "state.json").read_text())["config"]
     net.test = replace(from_dict(TestConfig, saved["test"], str(file)), bf16=saved["train"]["bf16"])
     return net
 
@@ -209,29 +184,26 @@ class RunLog:
     def __init__(self, run: Path, saved: dict | None = None):
         from torch.utils.tensorboard import SummaryWriter
 
-        saved = saved or {"step": 0}
-        self.path, step = run / "log.jsonl", saved["step"]
-        self.pending, self.since = saved.get("pending", []), time.monotonic() - saved.get("spent", 0)
-        rows = read_log(run)
-        rows = rows[: saved["log_rows"]] if "log_rows" in saved else [r for r in rows if r["step"] <= step]
+        saved = {"step": 0, "pending": [], "spent": 0} | (saved or {})
+        self.path, self.pending = run / "log.jsonl", saved["pending"]
+        self.since = time.monotonic() - saved["spent"]
+        rows = [row for row in read_log(run) if row["step"] <= saved["step"]][: saved.get("log_rows")]
         self.rows = len(rows)
         if self.path.exists():
-            atomic_write(self.path, "".join(f"{json.dumps(r)}\n" for r in rows))
-        self.board = SummaryWriter(run / "tensorboard", purge_step=step + 1)
+            atomic_write(self.path, "".join(f"{json.dumps(row)}\n" for row in rows))
+        self.board = SummaryWriter(run / "tensorboard", purge_step=saved["step"] + 1)
 
     def write(self, step: int, row: dict) -> dict:
         "Append one row, to nine digits (all that a loss has), to both."
-        row = {"step": step} | {k: float(f"{v:.9g}") for k, v in row.items()}
+        row = {k: float(f"{v:.9g}") for k, v in row.items()}
         try:
             with self.path.open("a") as f:
-                f.write(json.dumps(row) + "\n")
+                f.write(json.dumps({"step": step} | row) + "\n")
         except OSError as e:
-            said = f"{self.path}: cannot be written ({e.strerror or e})"
-            raise SmprError(f"{said}; free some space and run again to resume") from None
+            raise SmprError(f"{self.path}: cannot be written ({e}); free some space and run again") from None
         self.rows += 1
         for name, value in row.items():
-            if name != "step":
-                self.board.add_scalar(name, value, step)
+            self.board.add_scalar(name, value, step)
         return row
 
     def flush(self, step: int, pictures: int, device: torch.device) -> dict:
@@ -249,33 +221,30 @@ class RunLog:
 # %% ../nbs/14_training.ipynb #df6b2069
 def read_log(run: Path) -> list[dict]:
     "The rows of a run's log.jsonl, none where there is no such file; a half-written last line is left out."
-    path, rows = Path(run) / "log.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
+    rows: list[dict] = []
+    with suppress(FileNotFoundError, json.JSONDecodeError):
+        for line in (Path(run) / "log.jsonl").read_text().splitlines():
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
     return rows
 
 # %% ../nbs/14_training.ipynb #8689cc50
 def averaged(state: TrainState, config: Config) -> SMPR:
     "A copy of the network for testing, with the averaged weights when there are some."
-    weights = state.ema.state if state.ema else state.net.state_dict()
-    return for_testing(state.net.config, state.net.skeleton, weights).to(state.net.mean.device)
+    net = SMPR(state.net.config, state.net.skeleton)
+    net.load_state_dict(state.ema.state if state.ema else state.net.state_dict())
+    return fold_norms(net).to(state.net.mean.device).eval().to(memory_format=torch.channels_last)
 
 # %% ../nbs/14_training.ipynb #89150421
 def measure(net: SMPR, poses: PoseSet, config: TestConfig, progress: bool = True) -> dict[str, float]:
     "The ten COCO numbers of a set; several processes share the pictures and all get the numbers."
     rank, world = rank_world()
-    found: list = [
-        detect_set(net, poses.subset(range(rank, len(poses), world)), config, progress and rank == 0)
-    ]
-    if world > 1:
-        mine, found = found[0], [None] * world
-        dist.all_gather_object(found, mine)
+    mine = detect_set(net, poses.subset(range(rank, len(poses), world)), config, progress and rank == 0)
+    if world == 1:
+        return evaluate(poses, mine)
+    found: list = [None] * world
+    dist.all_gather_object(found, mine)
     numbers: list = [evaluate(poses, sum(found, [])) if rank == 0 else None]
-    if world > 1:
-        dist.broadcast_object_list(numbers)
+    dist.broadcast_object_list(numbers)
     return numbers[0]
 
 # %% ../nbs/14_training.ipynb #e908ba78
@@ -284,48 +253,28 @@ def pose_sheet(net: SMPR, poses: PoseSet, config: TestConfig, count: int = 4, le
     records = poses.records[:count]
     fig = Figure(figsize=(2.4 * len(records), 2), dpi=80, layout="constrained")
     for ax, r in zip(fig.subplots(1, len(records), squeeze=False)[0], records):
-        image = read_image(poses.images / r.file, r.size)
+        ax.imshow(image := read_image(poses.images / r.file, r.size))
         found = find_poses(net, image, config)
-        ax.imshow(image)
         draw_poses(ax, found.keypoints[found.scores > least].cpu().numpy(), net.skeleton, size=2, width=1)
         ax.set(xticks=[], yticks=[], xlim=(0, r.width), ylim=(r.height, 0))
     return fig
 
-# %% ../nbs/14_training.ipynb #b73ad7b1
-def move_to_front(found: Path, last: Path) -> Path:
-    "Give the intact checkpoint that was `found` the name `last`; a damaged one of that name becomes .broken."
-    if found == last:
-        return last
-    broken = last.with_name(last.name + ".broken")
-    shutil.rmtree(broken, ignore_errors=True)
-    if last.exists():
-        last.rename(broken)
-    if found.name.startswith(last.name):
-        return found.rename(last)
-    return Path(shutil.copytree(found, last))  # half a copy would be skipped as damaged
-
 # %% ../nbs/14_training.ipynb #ee66c36a
 def find_run(run: Path, config: Config, train_set: PoseSet, state: TrainState, resume: bool) -> tuple:
     "The intact checkpoint of a run folder, loaded into `state`, and its JSON; None and {} for a new run."
-    found, saved = find_checkpoint(run / "last", run / "best"), {}
+    found, count = find_checkpoint(run / "last", run / "best"), len(train_set)
     if found and not resume:
         raise SmprError(f"{run}: holds a run already; let it resume, delete it or choose another folder")
-    if not found and (run / "last").is_dir():
-        raise SmprError(
-            f"{run}: holds no intact checkpoint; delete the folder to begin anew or choose another"
-        )
-    if found:
-        saved = load_checkpoint(found, state, config)
-    was, now = saved.get("pictures", len(train_set)), len(train_set)
-    if was != now:
-        said = f"{run}: was trained on {was} pictures, {train_set.annotations} lists {now}"
+    if not found and os.path.isdir(run / "last"):
+        raise SmprError(f"{run}: holds no intact checkpoint; delete the folder or choose another")
+    saved = load_checkpoint(found, state, config) if found else {}
+    if (was := saved.get("pictures", count)) != count:
+        said = f"{run}: was trained on {was} pictures, {train_set.annotations} lists {count}"
         raise SmprError(f"{said}; give the same set or another run folder")
     step = torch.tensor(float(state.step), dtype=torch.float64, device=state.net.mean.device)
     if over_ranks(step).item() != state.step:
         said = f"{run}: is at step {state.step} for this process and not for all"
-        raise SmprError(
-            f"{said}; when several machines train, all of them must see the disk of the run folder"
-        )
+        raise SmprError(f"{said}; all of them must see the disk of the run folder")
     return found, saved
 
 
@@ -334,8 +283,12 @@ def open_run(run: Path, config: Config, train_set: PoseSet, state: TrainState, r
     found, saved = find_run(run, config, train_set, state, resume)
     if rank_world()[0]:
         return saved
-    if found:
-        move_to_front(found, run / "last")
+    last, broken = run / "last", run / "last.broken"
+    if found and found != last:
+        shutil.rmtree(broken, ignore_errors=True)
+        if last.exists():
+            last.rename(broken)
+        shutil.copytree(found, last)  # half a copy would be skipped as damaged
     skipped = skipped_people(train_set)
     about: dict = {"images": str(train_set.images), "annotations": str(train_set.annotations)}
     about |= {"pictures": len(train_set), "skipped": {why: len(ids) for why, ids in skipped.items()}}
@@ -368,31 +321,29 @@ class RunConfig(Options):
     sheets: bool = True  # pictures with the poses found there, in TensorBoard
 
 # %% ../nbs/14_training.ipynb #aa1d796f
+@dataclass
 class Keeper:
     "What the first process writes: log, checkpoints, measurements. The others help to measure."
 
-    def __init__(
-        self,
-        run: Path,
-        state: TrainState,
-        config: Config,
-        train_set: PoseSet,
-        val_set: PoseSet | None,
-        options: RunConfig = RunConfig(),
-        saved: dict | None = None,  # the JSON of the checkpoint that the run goes on from
-    ):
-        self.run, self.state, self.config, self.options = run, state, config, options
-        self.train_set, self.val_set = train_set, val_set
-        self.test = replace(config.test, bf16=config.train.bf16)
-        self.log = RunLog(run, saved) if rank_world()[0] == 0 else None
-        self.last = min(config.train.steps, options.steps or config.train.steps)  # the step to stop at
-        self.checked = state.step if not saved or saved.get("checked", True) else -1  # last measured step
-        self.metrics = saved.get("metrics", {}) if saved and self.checked >= 0 else {}  # of this step
+    run: Path
+    state: TrainState
+    config: Config
+    train_set: PoseSet
+    val_set: PoseSet | None
+    options: RunConfig = RunConfig()
+    saved: dict = field(default_factory=dict)  # the JSON of the checkpoint that the run goes on from
+
+    def __post_init__(self):
+        steps, self.test = self.config.train.steps, replace(self.config.test, bf16=self.config.train.bf16)
+        self.log = RunLog(self.run, self.saved) if rank_world()[0] == 0 else None
+        self.last = min(steps, self.options.steps or steps)  # the step to stop at
+        self.checked = self.state.step if self.saved.get("checked", True) else -1  # last measured step
+        self.metrics = self.saved.get("metrics", {})  # of this step
 
     def due(self) -> bool:
         "Whether this step is to be measured."
-        step, every = self.state.step, self.options.eval_every
-        return self.val_set is not None and bool(step == self.last or every and step % every == 0)
+        step, every = self.state.step, self.options.eval_every or self.last
+        return self.val_set is not None and (step == self.last or step % every == 0)
 
     def after_step(self, row: dict, done: bool, stop: bool, signals: "StopSignals") -> None:
         "Log, save and measure what is due after an update; go when a signal asks to stop."
@@ -405,62 +356,44 @@ class Keeper:
             signals.saved = self.save()
         if stop:
             signals.leave()
-        if self.val_set is not None and (done or self.due()):
-            with signals.at_once():
-                self.check()
+        if (done or self.due()) and (self.options.sheets or self.val_set is not None):
+            signals.at_once()
+            self.check()
+            signals.ready = False
 
     def save(self, name: str = "last") -> str:
         "Write a checkpoint; says so."
-        about: dict = {"pictures": len(self.train_set), "checked": self.checked == self.state.step}
-        if self.metrics:
-            about["metrics"] = self.metrics
+        fresh = self.checked == self.state.step
+        about: dict = {"pictures": len(self.train_set), "checked": fresh, "metrics": self.metrics}
         if self.log:
             save_checkpoint(self.run / name, self.state, self.config, about | self.log.state())
         return f"{self.run}: step {self.state.step} is saved"
 
     def check(self) -> None:
-        "Measure on the validation set; keep the checkpoint as `best` when no earlier one was better."
-        assert self.val_set is not None
-        net, began = averaged(self.state, self.config), time.monotonic()
-        self.metrics = measure(net, self.val_set, self.test, self.options.progress)
-        if self.log:
-            self.log.write(self.state.step, self.metrics)
-            self.log.since += time.monotonic() - began  # measuring does not count as slow training
-        better, self.checked = self.metrics["AP"] > self.state.best, self.state.step
-        self.state.best = max(self.state.best, self.metrics["AP"])
-        if better:
-            self.save("best")
-        self.save("last")
-        self.show(net)
-
-    def show(self, net: SMPR | None = None) -> None:
-        "Put pictures with the poses found there into TensorBoard."
-        if not self.log or not self.options.sheets:
-            return
-        net = net or averaged(self.state, self.config)
+        "Measure, keep the checkpoint as `best` when none was better before, show poses in TensorBoard."
+        net, began, step = averaged(self.state, self.config), time.monotonic(), self.state.step
+        if self.val_set is not None:
+            self.metrics, self.checked = measure(net, self.val_set, self.test, self.options.progress), step
+            if self.log:
+                self.log.write(step, self.metrics)
+                self.log.since += time.monotonic() - began  # measuring does not count as slow training
+            if self.metrics["AP"] > self.state.best:
+                self.state.best = self.metrics["AP"]
+                self.save("best")
+            self.save("last")
         for name, poses in (("train", self.train_set), ("val", self.val_set)):
-            if poses is not None:
-                self.log.board.add_figure(f"poses/{name}", pose_sheet(net, poses, self.test), self.state.step)
-
-    def close(self) -> None:
-        if self.log:
-            self.log.board.close()
+            if self.log and self.options.sheets and poses is not None:
+                self.log.board.add_figure(f"poses/{name}", pose_sheet(net, poses, self.test), step)
 
 # %% ../nbs/14_training.ipynb #cd9fa7cc
-def step_batches(
-    config: Config, train_set: PoseSet, first: int, last: int, workers: int = 2, preload: bool = False
-) -> DataLoader:
+def step_batches(config: Config, train_set: PoseSet, first: int, last: int, workers: int = 2) -> DataLoader:
     "The batches of steps `first` to `last` that this process sees. Raises `SmprError`."
     t, (rank, world) = config.train, rank_world()
     if t.batch % world:
-        said = f"train.batch is {t.batch} but {world} processes share it"
-        raise SmprError(f"{said}; give a multiple of {world}")
-    if (mine := t.batch // world) < t.accumulate:
-        said = f"train.accumulate is {t.accumulate} but a process has only {mine} pictures a step"
-        raise SmprError(f"{said}; give at most that")
+        raise SmprError(f"train.batch is {t.batch}, {world} processes share it; give a multiple of {world}")
+    if (most := t.batch // world) < t.accumulate:
+        raise SmprError(f"train.accumulate is {t.accumulate}; give at most {most}, a process's pictures")
     stream = TrainStream(train_set, config.data, t.seed)
-    if preload:
-        stream.preload()
     return train_loader(stream, DrawSampler(t.batch, first, last, rank, world), workers)
 
 # %% ../nbs/14_training.ipynb #7a3e51c3
@@ -481,14 +414,12 @@ class Source:
         self.net.load_state_dict(start or {}, strict=False)
         return TrainState.of(self.net.to(device).train(), config)
 
-    def bad_step(self, run: Path, state: TrainState, batch, batches, config: Config, error: BadNumbers):
-        "The error of a step that failed; our own steps on pictures are kept to be seen again."
-        kept = self.net is None and self.losses is None
-        return keep_bad_step(run, state, batch, batches.dataset, config, error) if kept else error
-
     def batches(self, config: Config, first: int, last: int, options: RunConfig):
         "What this process sees at the steps `first` to `last`. Raises `SmprError`."
-        return step_batches(config, self.poses, first, last, options.workers, options.preload)
+        loader: Any = step_batches(config, self.poses, first, last, options.workers)
+        if options.preload:
+            loader.dataset.preload()
+        return loader
 
 # %% ../nbs/14_training.ipynb #2e6a52c8
 class Stopped(KeyboardInterrupt):
@@ -499,23 +430,17 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 # %% ../nbs/14_training.ipynb #6d2566c7
-class StopSignals:
+class StopSignals(ExitStack):
     "Inside, SIGTERM and Ctrl-C leave a note that `leave` and `at_once` obey; a second one raises `Stopped`."
 
-    def __init__(self):
-        self.number, self.ready, self.saved, self.before = 0, False, "nothing was saved", {}
+    number, ready, saved = 0, False, "nothing was saved"
 
-    def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is not threading.main_thread():
-            return self  # only the main thread may
-        for n in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(n) != signal.SIG_IGN:
-                self.before[n] = signal.signal(n, self.note)
+    def __enter__(self) -> Self:
+        with suppress(ValueError):  # only the main thread may
+            for n in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(n) != signal.SIG_IGN:
+                    self.callback(signal.signal, n, signal.signal(n, self.note))
         return self
-
-    def __exit__(self, *error) -> None:
-        for n, handler in self.before.items():
-            signal.signal(n, handler)
 
     def note(self, number: int, frame=None) -> None:
         "What the system calls."
@@ -527,16 +452,11 @@ class StopSignals:
         "Raise `Stopped`."
         raise Stopped(self.number or signal.SIGTERM, self.saved)
 
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        "Inside, everything is saved: a signal need not wait."
+    def at_once(self) -> None:
+        "From now on everything is saved: a signal need not wait."
         self.ready = True
         if self.number:
             self.leave()
-        try:
-            yield
-        finally:
-            self.ready = False
 
 # %% ../nbs/14_training.ipynb #427755d0
 @contextmanager
@@ -546,34 +466,20 @@ def one_line_errors(state: TrainState) -> Iterator[None]:
         try:
             yield
         except (EOFError, ConnectionError, FileNotFoundError) as e:  # lost while it handed over a batch?
-            frames = [frame for frame, _ in traceback.walk_tb(e.__traceback__)]
-            if not any("multiprocessing" in frame.f_code.co_filename for frame in frames):
+            files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(e.__traceback__)]
+            if "multiprocessing" not in " ".join(files):
                 raise
             traceback.clear_frames(e.__traceback__)  # they hold the loader: its processes end with it
             raise RuntimeError("DataLoader worker was lost while it handed over a batch") from None
-    except SmprError as e:
+    except (SmprError, RuntimeError) as e:  # PyTorch raises in a signal handler: in the lines above, too
         if "DataLoader worker" not in str(e):
             raise
-        raise SmprError(str(e).rpartition("SmprError: ")[2]) from None
-    except (
-        RuntimeError
-    ) as e:  # PyTorch raises it from a signal handler: at any line, the handler above included
-        if "DataLoader worker" not in str(e):
-            raise
+        if isinstance(e, SmprError):
+            raise SmprError(str(e).rpartition("SmprError: ")[2]) from None
         traceback.clear_frames(e.__traceback__)
         lost = f"a process that loads pictures was lost ({str(e).split('. ')[0]}; out of memory?)"
-        help = (
-            "the last checkpoint is kept, run again to resume; fewer workers (settings.ini) need less memory"
-        )
+        help = "run again to resume, with fewer workers (settings.ini) if memory is short"
         raise SmprError(f"after step {state.step} {lost}; {help}") from None
-
-# %% ../nbs/14_training.ipynb #d0d79f61
-def end_now(late: bool, signals: StopSignals, place: torch.device) -> tuple[bool, bool]:
-    "Whether time is over and whether a signal asks to stop, for any of the training processes."
-    mine = late, signals.number > 0
-    if rank_world()[1] == 1:
-        return mine
-    return tuple((over_ranks(torch.tensor(mine, dtype=torch.float32, device=place)) > 0).tolist())
 
 # %% ../nbs/14_training.ipynb #d862d17b
 def train(
@@ -592,28 +498,29 @@ def train(
         state = source.begin(config, place, start)
         saved = open_run(run, config, source.poses, state, options.resume)
         first, keeper = state.step, Keeper(run, state, config, source.poses, val_set, options, saved)
-        with one_line_errors(state), closing(keeper):
+        with one_line_errors(state), closing(keeper.log.board) if keeper.log else nullcontext():
             model = wrap(state.net, options.compiled)
             batches = source.batches(config, first, keeper.last, options)
             if keeper.checked < 0 and keeper.due():
                 keeper.check()  # the run was killed while it was measured
             hide = not options.progress or rank_world()[0] > 0
-            bar = tqdm(batches, options.label, keeper.last, initial=first, disable=hide, mininterval=2)
-            for batch in bar:
+            for batch in tqdm(
+                batches, options.label, keeper.last, initial=first, disable=hide, mininterval=2
+            ):
                 try:
                     row = train_step(model, state, batch, config, source.losses)
                 except BadNumbers as e:
-                    raise source.bad_step(run, state, batch, batches, config, e) from None
+                    if source.net or source.losses:
+                        raise
+                    raise keep_bad_step(run, state, batch, batches.dataset, config, e) from None
                 late = options.minutes is not None and time.monotonic() - began > 60 * options.minutes
-                late, stop = end_now(late, signals, place)
+                asked = torch.tensor([late, signals.number > 0], dtype=torch.float32, device=place)
+                late, stop = (over_ranks(asked) > 0).tolist()  # of any process
                 done = late or state.step == keeper.last
                 keeper.after_step(row, done, stop, signals)
                 if done:
                     break
-            if val_set is None and state.step > first:
-                keeper.show()
-    out = {"run": str(run), "step": state.step, "steps": state.step - first}
-    history = read_log(run)
+    history, seconds = read_log(run), round(time.monotonic() - began, 2)
     losses = next((row for row in reversed(history) if "total" in row), {})
-    seconds = round(time.monotonic() - began, 2)
-    return out | {"seconds": seconds, "losses": losses, "metrics": keeper.metrics, "history": history}
+    out = {"run": str(run), "step": state.step, "steps": state.step - first, "seconds": seconds}
+    return out | {"losses": losses, "metrics": keeper.metrics, "history": history}

@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from enum import StrEnum
 from functools import reduce
@@ -77,10 +77,7 @@ class TrainConfig(Options):
     bias_rule: bool = True  # convolution biases: twice the rate, no decay (published code)
     backbone_lr: NotNegative = 1.0  # factor of the rate for the backbone
     schedule: Schedule = Schedule.STEPS
-    drops: Annotated[tuple[Share, ...], RISING] = (
-        25 / 30,
-        28 / 30,
-    )  # the rate falls tenfold there (Sec. IV-A)
+    drops: Annotated[tuple[Share, ...], RISING] = (25 / 30, 28 / 30)  # the rate falls tenfold (Sec. IV-A)
     warmup: Whole = 500  # steps (published code)
     warmup_factor: Share = 1 / 3  # rate during a constant warm-up; 0 for a linear one (published code: 1/3)
     clip: NotNegative = 35.0  # largest L2 norm of the gradient; 0 for none (published code: ResNet 35)
@@ -114,28 +111,22 @@ def lr_factor(step: int, config: TrainConfig) -> float:
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     "Parameter groups by the rules of TrainConfig, each with its own factor of the rate."
     groups: dict[tuple, list] = {}
+    norms = [m for m in model.modules() if isinstance(m, (nn.GroupNorm, nn.modules.batchnorm._BatchNorm))]
+    shifts = {id(m.bias) for m in norms}  # biases that the rule is not about
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
-        conv_bias = name.endswith("bias") and p.ndim == 1 and not _is_norm(model, name)
-        part = config.backbone_lr if name.startswith("backbone.") else 1.0
+        factor = config.backbone_lr if name.startswith("backbone.") else 1.0
+        decay = config.weight_decay
         if config.optimizer == Optimizer.ADAMW:
-            key = (part, 0.0 if p.ndim < 2 else config.weight_decay)
-        elif config.bias_rule and conv_bias:
-            key = (2 * part, 0.0)
-        else:
-            key = (part, config.weight_decay)
-        groups.setdefault(key, []).append(p)
+            decay *= p.ndim > 1
+        elif config.bias_rule and name.endswith("bias") and id(p) not in shifts:
+            factor, decay = 2 * factor, 0.0
+        groups.setdefault((factor, decay), []).append(p)
     params = [dict(params=ps, factor=f, weight_decay=wd, lr=config.lr * f) for (f, wd), ps in groups.items()]
     if config.optimizer == Optimizer.ADAMW:
         return torch.optim.AdamW(params, lr=config.lr)
     return torch.optim.SGD(params, lr=config.lr, momentum=config.momentum)
-
-# %% ../nbs/13_update.ipynb #460aad8a
-def _is_norm(model: nn.Module, parameter: str) -> bool:
-    "Whether a parameter belongs to a normalisation layer."
-    owner = model.get_submodule(parameter.rpartition(".")[0])
-    return isinstance(owner, (nn.GroupNorm, nn.modules.batchnorm._BatchNorm))
 
 # %% ../nbs/13_update.ipynb #8c34b212
 class Ema:
@@ -166,19 +157,15 @@ def forward_batch(model: nn.Module, net: SMPR, batch: Batch, config: Config) -> 
 # %% ../nbs/13_update.ipynb #1591e6c8
 def batch_losses(model: nn.Module, net: SMPR, batch: Batch, config: Config) -> dict[str, Tensor]:
     "Losses of one batch; `model` is `net` or its distributed wrapper."
-    people = [p.to(net.mean.device) for p in batch.people]
-    return compute_losses(
-        forward_batch(model, net, batch, config), people, net.sigmas, config.assign, config.loss
-    )
+    people, pred = [p.to(net.mean.device) for p in batch.people], forward_batch(model, net, batch, config)
+    return compute_losses(pred, people, net.sigmas, config.assign, config.loss)
 
 # %% ../nbs/13_update.ipynb #324f76e2
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
     "A batch cut into `parts` pieces of (nearly) the same number of pictures, padding kept."
     size = -(-len(batch.people) // parts)
-    return [
-        Batch(batch.images[i : i + size], batch.sizes[i : i + size], batch.people[i : i + size])
-        for i in range(0, len(batch.people), size)
-    ]
+    cuts = [slice(i, i + size) for i in range(0, len(batch.people), size)]
+    return [Batch(batch.images[c], batch.sizes[c], batch.people[c]) for c in cuts]
 
 # %% ../nbs/13_update.ipynb #843403e1
 def backward_in_parts(model: nn.Module, net: SMPR, batch: Batch, config: Config) -> dict[str, Tensor]:
@@ -195,12 +182,8 @@ def backward_in_parts(model: nn.Module, net: SMPR, batch: Batch, config: Config)
     done = 0
     for part in parts:  # ... then each part
         rows = slice(done, done := done + len(part.people))
-        wait = (
-            model.no_sync()
-            if part is not parts[-1] and isinstance(model, DistributedDataParallel)
-            else nullcontext()
-        )
-        with wait:
+        more = part is not parts[-1]
+        with model.no_sync() if more and isinstance(model, DistributedDataParallel) else nullcontext():
             again = forward_batch(model, net, part, config)
             gradients = [outputs[n].grad[rows] for n in names]
             torch.autograd.backward([getattr(again, n) for n in names], gradients)
@@ -242,10 +225,9 @@ def processes(device: str = "auto") -> Iterator[torch.device]:
 def wrap(net: SMPR, compiled: bool = False) -> nn.Module:  # compiled: by torch.compile
     "The network as the training step calls it: with several processes it averages their gradients."
     model: Any = torch.compile(net) if compiled else net
-    place = net.mean.device
     if rank_world()[1] == 1:
         return model
-    mine = [place.index] if place.type == "cuda" else None
+    mine = [net.mean.device.index] if net.mean.is_cuda else None
     return DistributedDataParallel(model, device_ids=mine, broadcast_buffers=False)
 
 # %% ../nbs/13_update.ipynb #f6e4c203
@@ -258,40 +240,21 @@ def over_ranks(values: Tensor) -> Tensor:
     return values / world
 
 # %% ../nbs/13_update.ipynb #2b137ad9
+# fmt: off
 def small_config(steps: int = 2500, batch: int = 16) -> Config:
     "The network and recipe of the weights `rendered`: small pictures, a CPU. Not the paper's."
     return Config(
         model=ModelConfig(
-            backbone=BackboneName.LITE0,
-            neck=NeckName.PAFPN,
-            pixels=Pixels.HALF,
-            frozen_stages=2,
-            frozen_norm_affine=False,
-            strides=(8, 16, 32),
-            width=64,
-            tower_depth=2,
-            norm_groups=16,
-            heatmap_width=64,
-            offset_start=OffsetStart.KEYPOINTS,
-        ),
+            backbone=BackboneName.LITE0, neck=NeckName.PAFPN, pixels=Pixels.HALF, frozen_stages=2,
+            frozen_norm_affine=False, strides=(8, 16, 32), width=64, tower_depth=2, norm_groups=16,
+            heatmap_width=64, offset_start=OffsetStart.KEYPOINTS),
         data=DataConfig(
-            short=240, long=320, crop=0, outside=Outside.DROP, zoom=(0.7, 1.6), turn=8.0, color=0.12
-        ),
+            short=240, long=320, crop=0, outside=Outside.DROP, zoom=(0.7, 1.6), turn=8.0, color=0.12),
         test=TestConfig(short=240, long=320),
         train=TrainConfig(
-            steps=steps,
-            batch=batch,
-            optimizer=Optimizer.ADAMW,
-            lr=1e-3,
-            weight_decay=0.05,
-            backbone_lr=0.5,
-            schedule=Schedule.COSINE,
-            warmup=min(200, steps // 4),
-            warmup_factor=0.0,
-            clip=10.0,
-            ema=0.998,
-        ),
-    )
+            steps=steps, batch=batch, optimizer=Optimizer.ADAMW, lr=1e-3, weight_decay=0.05, backbone_lr=0.5,
+            schedule=Schedule.COSINE, warmup=min(200, steps // 4), warmup_factor=0.0, clip=10.0, ema=0.998))
+# fmt: on
 
 # %% ../nbs/13_update.ipynb #0f83bace
 @dataclass
@@ -380,13 +343,12 @@ def keep_bad_step(
     ids = [r.id for d in range(first, first + mine) for r in stream.shown(d)]
     tensors = {f"net.{k}": v for k, v in state.net.state_dict().items()}
     tensors |= {"images": batch.images, "sizes": batch.sizes}
-    for i, p in enumerate(batch.people):
-        tensors |= {f"people.{i}.{name}": getattr(p, name) for name in ("keypoints", "boxes", "areas")}
-    notes: dict = {"config": to_dict(config), "skeleton": to_dict(state.net.skeleton)}
-    notes |= {"step": state.step + 1, "pictures": ids}
+    tensors |= {f"people.{i}.{name}": t for i, p in enumerate(batch.people) for name, t in vars(p).items()}
+    notes = {"config": to_dict(config), "skeleton": to_dict(state.net.skeleton), "pictures": ids}
+    notes = {name: json.dumps(value) for name, value in (notes | {"step": state.step + 1}).items()}
     path, text = run / f"bad_step_{rank}.safetensors", f"{error}; pictures {', '.join(map(str, ids))}"
     try:
-        write_tensors(tensors, path, {k: json.dumps(v) for k, v in notes.items()})
+        write_tensors(tensors, path, notes)
     except SmprError as e:
         return BadNumbers(f"{text}; {e}")
     return BadNumbers(f"{text}; see the step again with `smpr train --replay {path}`")
@@ -396,15 +358,15 @@ def replay_step(path: Path) -> dict:
     "Step, picture ids and losses of a step that `keep_bad_step` wrote, once more. Raises `SmprError`."
     notes = read_notes(path)
     try:
+        kept, about = load_file(path), {name: notes[name] for name in ("step", "pictures")}
         config = from_dict(Config, notes["config"], str(path))
         skeleton = from_dict(Skeleton, notes["skeleton"], str(path))
-        about, state = {name: notes[name] for name in ("step", "pictures")}, load_file(path)
         net = make_state(config, skeleton).net
-        net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
-        fields = "keypoints", "boxes", "areas"
-        people = [People(*(state[f"people.{i}.{f}"] for f in fields)) for i in range(len(state["sizes"]))]
+        net.load_state_dict({k[4:]: v for k, v in kept.items() if k.startswith("net.")})
+        names = [f.name for f in fields(People)]
+        people = [People(*(kept[f"people.{i}.{f}"] for f in names)) for i in range(len(kept["sizes"]))]
         with torch.no_grad():
-            losses = batch_losses(net, net, Batch(state["images"], state["sizes"], people), config)
+            losses = batch_losses(net, net, Batch(kept["images"], kept["sizes"], people), config)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as e:
         said = f"{path}: holds no step to replay ({str(e)[:80]})"
         raise SmprError(f"{said}; give a bad_step_*.safetensors of a run folder") from None

@@ -303,7 +303,7 @@ def test_best_is_the_best(tmp_path):
             keeper.check()
         finally:
             smpr.training.measure = original
-    keeper.close()
+    keeper.log.board.close()
     saved = json.loads((tmp_path / "best" / "state.json").read_text())
     assert saved["step"] == 2 and saved["metrics"]["AP"] == state.best == 0.5
 

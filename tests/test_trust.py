@@ -114,7 +114,7 @@ def test_damaged_checkpoint_is_named_and_skipped(tmp_path, capsys):
         and [r["step"] for r in read_log(tmp_path / "run")] == [1, 2, 3, 4]
     )
     state.write_text(state.read_text().replace('"step": 4', '"step": 5'))
-    assert go(4) == 1 and "state.json: damaged" in capsys.readouterr().err
+    assert go(4) == 1 and "state.json: missing or damaged" in capsys.readouterr().err
     whole = tmp_path / "whole"
     train(mini(6), people("train", 10), whole, steps=4, save_every=1, log_every=1, **QUIET)
     a, b = (load_file(run / "last" / "optimizer.safetensors") for run in (whole, tmp_path / "run"))
