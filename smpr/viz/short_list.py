@@ -60,14 +60,12 @@ def thin_out(
     k, p, c = found.keypoints[likely], found.person[likely], found.confidence[likely]
     ranks = {Ranking.PERSON: p, Ranking.POSE: c / p.clamp(min=1e-9), Ranking.PRODUCT: c}
     left, sigmas, nms = ranks[choices.ranking].clone(), torch.tensor(skeleton.sigmas), choices.nms
-    box, picked, values = torch.cat([k.amin(1), k.amax(1)], -1).numpy(), [], []
+    b, picked, values = torch.cat([k.amin(1), k.amax(1)], -1).numpy(), [], []
     while len(picked) < config.keep and len(left) and left.max() >= config.nms_min_score:
         best = int(left.argmax())
         picked.append(best)
         values.append(left[best].item())
-        near = (
-            pose_overlap(k[best], k, sigmas) if nms is Nms.OKS else torch.from_numpy(box_iou(box[best], box))
-        )
+        near = pose_overlap(k[best], k, sigmas) if nms is Nms.OKS else torch.from_numpy(box_iou(b[best], b))
         left = torch.where(near > choices.nms_threshold, left * (1 - near) if nms is Nms.SOFT else -1.0, left)
         left[best] = -1
     return Poses(k[picked], torch.tensor(values))
