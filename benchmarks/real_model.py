@@ -23,8 +23,8 @@ from smpr.config import to_dict
 from smpr.data import PoseSet, load_set, set_hash
 from smpr.evaluation import detect_set, evaluate, read_results
 from smpr.experiments.findings import collect, write_detections
-from smpr.experiments.records import environment
 from smpr.experiments.frozen import picture_outputs
+from smpr.experiments.records import environment
 from smpr.inference import load
 from smpr.model import SMPR
 from smpr.settings import atomic_write, load_settings
