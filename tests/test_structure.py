@@ -218,23 +218,31 @@ def test_wheel_works_elsewhere(tmp_path):
     assert list(away.iterdir()) == []
 
 
-def test_scripts_import_what_there_is():
-    "Scripts that no test runs, too: every name that they take from the package exists."
-    files = [
-        p
-        for part in ("benchmarks", "data", "tests", ".ci")
-        for p in (ROOT / part).rglob("*.py")
-        if "venv" not in p.parts
-    ]
+def program_texts() -> list[tuple[str, str]]:
+    "Name and text of every script and of every code cell that is Python through and through."
+    parts = [ROOT / part for part in ("benchmarks", "data", "tests", ".ci")]
+    files = [p for part in parts for p in part.rglob("*.py") if "venv" not in p.parts]
+    texts = [(str(p.relative_to(ROOT)), p.read_text()) for p in files]
+    for path in NOTEBOOKS:
+        plain = [
+            c for c in cells(path) if c["cell_type"] == "code" and not re.search(r"^[!%]", c["text"], re.M)
+        ]
+        texts += [(f"{name(path)} {c['id']}", c["text"]) for c in plain]
+    return texts
+
+
+def test_every_import_from_the_package_exists():
+    "In scripts that no test runs and in cells, too: every name that they take from the package is there."
+    texts = program_texts()
     missing = [
-        f"{p.relative_to(ROOT)}: {node.module}.{a.name}"
-        for p in files
-        for node in ast.walk(ast.parse(p.read_text()))
+        f"{where}: {node.module}.{a.name}"
+        for where, text in texts
+        for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "smpr"
         for a in node.names
         if not hasattr(importlib.import_module(node.module), a.name)
     ]
-    assert len(files) > 30 and not missing
+    assert len(texts) > 1000 and not missing
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=name)

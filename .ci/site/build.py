@@ -34,6 +34,8 @@ CARDS = {
 FOLDERS = {
     "figures/results": "results/index.md",
     "nbs/appendix": "appendix/settings.md",
+    "nbs/command": "command/media.md",
+    "nbs/experiments": "experiments/rows.md",
 }  # a site has no folders to look into
 EXPORTED = re.compile(r"^```python\n#\| exports?\n", re.M)
 
