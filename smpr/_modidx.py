@@ -353,7 +353,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'smpr.experiments.jobs.Job.below': ('experiments/jobs.html#job.below', 'smpr/experiments/jobs.py'),
                                        'smpr.experiments.jobs.Job.command': ( 'experiments/jobs.html#job.command',
                                                                               'smpr/experiments/jobs.py'),
-                                       'smpr.experiments.jobs.Job.config': ('experiments/jobs.html#job.config', 'smpr/experiments/jobs.py'),
                                        'smpr.experiments.jobs.Job.executed': ( 'experiments/jobs.html#job.executed',
                                                                                'smpr/experiments/jobs.py'),
                                        'smpr.experiments.jobs.Job.files': ('experiments/jobs.html#job.files', 'smpr/experiments/jobs.py'),

@@ -363,7 +363,8 @@ def make_neck(config: ModelConfig, backbone: Backbone) -> tuple[nn.Module, slice
     if name == NeckName.HRFPN:
         return HRFPN(backbone.channels, config.width, n), slice(0, None)
     used = slice(backbone.strides.index(first), backbone.strides.index(first) + n)
-    return (PAFPN if name == NeckName.PAFPN else FPN)(backbone.channels[used], config.width, n), used
+    kind = {NeckName.FPN: FPN, NeckName.PAFPN: PAFPN}[name]
+    return kind(backbone.channels[used], config.width, n), used
 
 # %% ../nbs/08_model.ipynb #d4768892
 PIXEL_STATS = {

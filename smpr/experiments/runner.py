@@ -40,7 +40,7 @@ from ..training import read_log
 # %% ../../nbs/experiments/runner.ipynb #0cb9a688
 def percent_done(job: Job, scale: str, extra: dict, runs: Path) -> int:
     "How far the training of a job has come."
-    steps = (job.values(scale) | extra).get("train_steps", job.config(scale).train.steps)
+    steps = (job.values(scale) | extra).get("train_steps", make_scale(scale).config.train.steps)
     logs = [read_log(log.parent) for log in job.below(runs, scale).rglob("log.jsonl")]
     return 100 * max((rows[-1].get("step", 0) for rows in logs if rows), default=0) // steps
 
