@@ -12,29 +12,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from trust.load import SMALL, TEST
 
 from smpr.checkpoints import load_weights, save_weights
 from smpr.cli import EXAMPLES, change_many, flag_text, main
 from smpr.config import SmprError, change, flat, to_dict
 from smpr.evaluation import METRICS, check_results
 from smpr.experiments.runner import Trial
-from smpr.inference import DecodeConfig, TestConfig, load
-from smpr.model import SMPR, BackboneName, ModelConfig, Pixels
+from smpr.inference import load
+from smpr.model import SMPR
 from smpr.skeleton import COCO17, Skeleton, skeleton_to_category
 from smpr.update import Config, small_config
 
-SMALL = ModelConfig(
-    backbone=BackboneName.LITE0,
-    pixels=Pixels.HALF,
-    width=16,
-    tower_depth=1,
-    norm_groups=4,
-    heatmap_width=8,
-    strides=(8, 16, 32),
-)
-TEST = TestConfig(
-    72, 96, decode=DecodeConfig(score_threshold=0.0)
-)  # random weights believe in nobody: let all pass
 FIVE = Skeleton(
     ("head", "left_hand", "right_hand", "left_foot", "right_foot"),
     (0.05,) * 5,
