@@ -28,6 +28,7 @@ test: $(STAMP)   ## every check: quick's, notebooks, slow tests, ablation smoke 
 
 reproduce: $(STAMP)  ## Table I at mini scale on the embedded data (at most 30 minutes on two cores)
 	@$(BIN)/smpr reproduce table1 --scale mini
+	@$(BIN)/python benchmarks/keep_reference.py
 
 lab: $(STAMP)    ## JupyterLab with the notebooks, widgets working
 	@$(BIN)/jupyter lab --notebook-dir=nbs

@@ -1,19 +1,21 @@
 """The experiment machinery: parameters, records, tables, and the notebook whose form must match the
 configuration."""
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from smpr.experiments.findings import read_detections, write_detections
-from smpr.experiments.records import load_records, write_record
+from smpr.experiments.records import load_records, mark_made, write_record
 from smpr.experiments.rows import Row, apply_parameters, make_scale, parameter_names, row_config
 from smpr.experiments.runner import Trial, plan, reproduce
 from smpr.experiments.tables import (
@@ -26,10 +28,11 @@ from smpr.experiments.tables import (
     table_markdown,
     weighted_ap,
 )
-from smpr.settings import SmprError, load_settings
+from smpr.settings import SmprError, atomic_write, load_settings
 from smpr.update import Config
 
-NOTEBOOKS = Path(__file__).parent.parent / "nbs" / "ablations"
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = ROOT / "nbs" / "ablations"
 
 
 def record(row: str, seed: int, ap: float) -> dict:
@@ -204,6 +207,27 @@ def test_weighted_ap_equals_written_out_copies(seed):
         m.score[copies],
     )
     assert abs(weighted_ap(m, np.bincount(draw, minlength=n)) - weighted_ap(written, np.ones(1))) < 1e-12
+
+
+def test_reference_page_is_cleaned(tmp_path):
+    "What belongs to one machine and one hour goes; without a record of our own there is no page."
+    spec = importlib.util.spec_from_file_location("keep", ROOT / "benchmarks" / "keep_reference.py")
+    keep = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(keep)
+    own = replace(load_settings(), figures=tmp_path / "figures", runs=tmp_path / "runs")
+    outputs = [
+        {"name": "stderr", "text": "50%"},
+        {"name": "stdout", "text": f"{ROOT.resolve()}/figures/a.json"},
+    ]
+    about = {"cell_type": "code", "source": "", "metadata": {"papermill": {}}, "outputs": outputs}
+    text = {"cell_type": "markdown", "metadata": {}, "source": "hello"}
+    book = {"metadata": {"papermill": {"duration": 3.1}}, "cells": [text, about]}
+    atomic_write(keep.REFERENCE.executed("smoke", own.runs), json.dumps(book))
+    assert keep.keep_reference("smoke", own) is None
+    mark_made(atomic_write(keep.REFERENCE.record("smoke", own.figures), "{}"), own.runs)
+    kept = json.loads(keep.keep_reference("smoke", own).read_text())
+    assert "papermill" not in str(kept)
+    assert kept["cells"][1]["outputs"] == [{"name": "stdout", "text": "figures/a.json"}]
 
 
 def test_plans_name_every_run_once():

@@ -499,11 +499,11 @@ def test_two_calls_make_a_row_once(tmp_path, monkeypatch):
     )
     job = Job("table1", "psm", "psm")
 
-    def run(job, scale, threads, extra, settings, line, **more):
+    def run(*more):
         at_once.append(1)
         assert len(at_once) == 1, "two at a time"
         time.sleep(0.3)
-        record = job.record(scale, settings.figures)
+        record = job.record("smoke", settings.figures)
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps({"made": len(made)}))
         mark_made(record, settings.runs)
@@ -511,7 +511,7 @@ def test_two_calls_make_a_row_once(tmp_path, monkeypatch):
         at_once.pop()
         return 0
 
-    monkeypatch.setattr(reproduction, "run_job", run)
+    monkeypatch.setattr(reproduction, "run_notebook", run)
     failed = []
     calls = [
         threading.Thread(target=lambda: failed.append(run_jobs([job], "smoke", 1, 1, None, settings)))
