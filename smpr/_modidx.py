@@ -218,7 +218,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'smpr.deploy.export.difference': ('deploy/export.html#difference', 'smpr/deploy/export.py'),
                                     'smpr.deploy.export.export_network': ('deploy/export.html#export_network', 'smpr/deploy/export.py'),
                                     'smpr.deploy.export.export_program': ('deploy/export.html#export_program', 'smpr/deploy/export.py'),
-                                    'smpr.deploy.export.foreign_ops': ('deploy/export.html#foreign_ops', 'smpr/deploy/export.py'),
                                     'smpr.deploy.export.known_ending': ('deploy/export.html#known_ending', 'smpr/deploy/export.py'),
                                     'smpr.deploy.export.load_exported': ('deploy/export.html#load_exported', 'smpr/deploy/export.py'),
                                     'smpr.deploy.export.make_notes': ('deploy/export.html#make_notes', 'smpr/deploy/export.py'),

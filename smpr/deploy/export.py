@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STEP', 'LARGEST', 'AXES', 'RUNNERS', 'TOLERANCE', 'Dense', 'snaps', 'dense_poses', 'plain_conv', 'bake_norms',
-           'Deployed', 'smallest_side', 'export_program', 'foreign_ops', 'weights_digest', 'make_notes', 'need',
-           'save_pt2', 'save_onnx', 'onnx_runner', 'program_runner', 'Exported', 'known_ending', 'load_exported',
-           'Difference', 'difference', 'self_check', 'export_network']
+           'Deployed', 'smallest_side', 'export_program', 'weights_digest', 'make_notes', 'need', 'save_pt2',
+           'save_onnx', 'onnx_runner', 'program_runner', 'Exported', 'known_ending', 'load_exported', 'Difference',
+           'difference', 'self_check', 'export_network']
 
 # %% ../../nbs/deploy/export.ipynb #d27b6e66
 # Shapes: N pictures, (H, W) px of the padded input, P locations, K keypoints.
@@ -14,7 +14,6 @@ import hashlib
 import importlib
 import io
 import json
-import operator
 import os
 import warnings
 import zipfile
@@ -138,13 +137,6 @@ def export_program(net: SMPR) -> ExportedProgram:
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names folders of this machine
     return program
-
-# %% ../../nbs/deploy/export.ipynb #76380df3
-def foreign_ops(program: ExportedProgram) -> list[str]:
-    "Operations of the graph that are neither PyTorch's own (aten) nor Python's arithmetic on sizes."
-    calls = {n.target for n in program.graph.nodes if n.op == "call_function"}
-    others = (f for f in calls if getattr(f, "namespace", "") != "aten")
-    return sorted(str(f) for f in others if getattr(operator, getattr(f, "__name__", ""), None) is not f)
 
 # %% ../../nbs/deploy/export.ipynb #a0c455a9
 def weights_digest(net: SMPR) -> str:
