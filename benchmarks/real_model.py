@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from smpr.assignment import AssignConfig
 from smpr.beyond.real_people import group_metrics
 from smpr.config import to_dict
 from smpr.data import PoseSet, load_set, set_hash
@@ -57,9 +56,7 @@ def measure(weights: str, coco: Path) -> dict:
     net, began, home = load(weights), time.time(), load_settings().figures / "results" / "real"
     home.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
-        found = collect(
-            picture_outputs(net, val, net.test), val, net.sigmas, net.test.decode, AssignConfig(), 8
-        )
+        found = collect(picture_outputs(net, val, net.test), val, net.sigmas, net.test.decode, 8)
     peers = {size: read_results(coco / "peers" / f"movenet_multipose_{size}.json") for size in (256, 512)}
     record = {
         "experiment": "real_model",

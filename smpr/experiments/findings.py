@@ -12,7 +12,6 @@ __all__ = ['PictureOutput', 'Confidence', 'candidate_places', 'true_oks', 'found
 import gzip
 import io
 import json
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,11 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..assignment import AssignConfig, assign_regions
 from ..data import PictureRecord, PoseSet
 from ..evaluation import coco_eval, coco_truth, evaluate
 from ..inference import DecodeConfig, best_locations, candidates, confidence, select_order, vote
-from ..representation import decode_pose, pseudo_boxes
+from ..representation import decode_pose
 from ..scoring import oracle_confidence
 from ..settings import SmprError, atomic_write
 from ..structures import Poses, Predictions, result_entry
@@ -97,28 +95,15 @@ def found_poses(
     ], at
 
 # %% ../../nbs/experiments/findings.ipynb #b9e09d4d
-def _dense_rows(
-    output: PictureOutput, at: Tensor, sigmas: Tensor, assign: AssignConfig, group: int
-) -> np.ndarray:
-    "The columns of some locations, (n, 9)."
+def _dense_rows(output: PictureOutput, at: Tensor, sigmas: Tensor, group: int) -> np.ndarray:
+    "The columns of some locations, (n, 8)."
     pred, n, r = output.pred, output.n, output.record
     xy, s = pred.locations[at], pred.strides[at]
-    people = torch.as_tensor(r.keypoints[(r.keypoints[..., 2] > 0).any(1)], dtype=torch.float32)
-    boxes = pseudo_boxes(people).to(xy.device) * output.factor
     score = torch.full_like(s, torch.nan) if pred.score_logits is None else pred.score_logits[n, at]
     oks = true_oks(_poses_at(output, pred.pose, at), r, sigmas)
-    inside = assign_regions(xy, s, boxes, pred.level_strides, assign) >= 0
     picture, group = (torch.full_like(s, v, dtype=torch.float64) for v in (r.id, group))
-    columns = (picture, *xy.unbind(1), s, pred.person_logits[n, at], score, oks, inside, group)
+    columns = (picture, *xy.unbind(1), s, pred.person_logits[n, at], score, oks, group)
     return torch.stack([c.double().cpu() for c in columns], 1).numpy()
-
-
-def _pose_pairs(output: PictureOutput, places: Tensor) -> tuple:
-    "Initial and refined poses of the found people of one picture, px of the original."
-    pred, at = output.pred, places[:6]
-    poses = (_poses_at(output, offsets, at) for offsets in (pred.initial, pred.refined))
-    where = pred.locations[at] / output.factor
-    return (np.full(len(at), output.record.id), *(t.cpu().numpy() for t in (where, *poses)))
 
 # %% ../../nbs/experiments/findings.ipynb #37b0c66f
 @dataclass
@@ -129,24 +114,25 @@ class DenseSample:
     every_likely: int = 4  # ... and each one that the decoder would look at with 1 / every_likely
     pairs: int = 24  # pictures whose initial and refined poses are kept
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-    rows: list = field(default_factory=list)  # arrays (n, 9), see COLUMNS
+    rows: list = field(default_factory=list)  # arrays (n, 8), see COLUMNS
     poses: list = field(default_factory=list)  # (image id, x, y, initial pose, refined pose) of found people
 
-    COLUMNS = ("image_id", "x", "y", "stride", "person", "score", "oks", "in_region", "likely")
+    COLUMNS = ("image_id", "x", "y", "stride", "person", "score", "oks", "likely")
 
     @torch.inference_mode()
-    def add(
-        self, output: PictureOutput, places: Tensor, sigmas: Tensor, assign: AssignConfig, threshold: float
-    ) -> None:
-        "Draw from one picture; `places` are the locations of its found poses."
+    def add(self, output: PictureOutput, places: Tensor, sigmas: Tensor, threshold: float) -> None:
+        "Draw from one picture; `places`: where its poses were found, the first six are kept as pairs."
         pred, n = output.pred, output.n
         likely = pred.person_logits[n].float().sigmoid() > threshold
         for group, every in ((0, self.every), (1, self.every_likely)):
             drawn = torch.from_numpy(self.rng.random(len(likely)) < 1 / every).to(likely.device)
             rows = (drawn & likely if group else drawn).nonzero().flatten()
-            self.rows.append(_dense_rows(output, rows, sigmas, assign, group))
+            self.rows.append(_dense_rows(output, rows, sigmas, group))
         if len(self.poses) < self.pairs and len(places) and pred.refined is not None:
-            self.poses.append(_pose_pairs(output, places))
+            at = places[:6]
+            poses = (_poses_at(output, offsets, at) for offsets in (pred.initial, pred.refined))
+            pair = (t.cpu().numpy() for t in (pred.locations[at] / output.factor, *poses))
+            self.poses.append((np.full(len(at), output.record.id), *pair))
 
     def write(self, path: Path, limit: int = 1_000_000) -> Path:
         "The sample as a compressed .npz of at most `limit` bytes, thinned evenly where it would be larger."
@@ -163,14 +149,9 @@ class DenseSample:
 
 # %% ../../nbs/experiments/findings.ipynb #95281b72
 def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
-    "Arrays as a compressed .npz; the same arrays give the same bytes (zip entries carry no time)."
+    "Arrays as a compressed .npz; the same arrays give the same bytes (NumPy's zip entries carry no time)."
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
-        for name, array in arrays.items():
-            one = io.BytesIO()
-            np.save(one, array)
-            entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
-            file.writestr(entry, one.getvalue(), zipfile.ZIP_DEFLATED)
+    np.savez_compressed(out, **arrays)
     return out.getvalue()
 
 
@@ -302,7 +283,6 @@ def collect(
     poses: PoseSet,
     sigmas: Tensor,
     config: DecodeConfig,
-    assign: AssignConfig,
     every: int | None = None,  # draw one of so many dense predictions; None: none
 ) -> Findings:
     "Detections of a set, counted under each way of sorting, and a dense sample."
@@ -313,6 +293,6 @@ def collect(
             found, places[c] = found_poses(output, sigmas, config, c)
             results[c] += found
         if dense:
-            dense.add(output, places[Confidence.SCORE], sigmas, assign, config.score_threshold)
+            dense.add(output, places[Confidence.SCORE], sigmas, config.score_threshold)
     scoring = {c.value: evaluate(poses, found) for c, found in results.items()}
     return Findings(results[Confidence.SCORE], scoring, dense)

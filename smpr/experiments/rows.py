@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPER_TABLE1', 'DENSE_ROWS', 'Row', 'row_config', 'parameter_names', 'apply_parameters', 'Scale', 'make_scale',
-           'start_state', 'row_sets', 'more_set', 'RunOptions', 'Run', 'run_row', 'multi_scale_metrics', 'measure_more',
-           'kept_run', 'prepare_features']
+           'start_state', 'row_sets', 'more_set', 'RunOptions', 'Run', 'run_row', 'measure_more', 'kept_run',
+           'prepare_features']
 
 # %% ../../nbs/experiments/rows.ipynb #464475c3
 import hashlib
@@ -27,7 +27,6 @@ from .frozen import KeptSource, resized_features, set_outputs, train_kept, view_
 from .notebooks import locked
 from .records import make_record
 from ..full_training import coco_set
-from ..inference import TestConfig
 from ..model import SMPR, NeckName
 from ..settings import SmprError, load_settings, resolve_device
 from ..training import load_run, train
@@ -221,22 +220,18 @@ def run_row(
     dense = row in DENSE_ROWS if options.dense is None else options.dense
     every = max(len(sets[1]) * locations // 15_000, 1) if dense else None
     outputs = set_outputs(net, sets[1], config, cache)
-    findings = collect(outputs, sets[1], net.sigmas, config.test.decode, config.assign, every)
+    findings = collect(outputs, sets[1], net.sigmas, config.test.decode, every)
     if options.multi_scale:
-        extra["multi_scale"] = multi_scale_metrics(net, sets[1], config.test)
+        test, factors = config.test, (1, 1.25, 1.5, 0.5, 0.75)  # as in the published test, each also mirrored
+        sizes = tuple((round(test.short * f), round(test.long * f)) for f in factors)
+        found = detect_set(net, sets[1], replace(test, scales=sizes, flip=True))
+        extra["multi_scale"] = evaluate(sets[1], found)
     own = options.train_set is not None or options.val_set is not None
     if experiment == "table1" and not own and (more := more_set(scale)):
         extra["more"], findings.more = measure_more(net, more, config, cache)
     about = {"experiment": experiment, "row": name, "scale": scale.name, "seed": seed}
     origin = {"weights": scale.start, "parts": list(scale.start_parts), "tensors": len(start)}
     return Run(make_record(about, config, findings, sets, origin, began) | extra, net, findings)
-
-# %% ../../nbs/experiments/rows.ipynb #b66a9a0b
-def multi_scale_metrics(net: SMPR, poses: PoseSet, config: TestConfig) -> dict[str, float]:
-    "The COCO numbers with five picture sizes (ratios as in the published test), each also mirrored."
-    scales = tuple((round(config.short * f), round(config.long * f)) for f in (1, 1.25, 1.5, 0.5, 0.75))
-    results = detect_set(net, poses, replace(config, scales=scales, flip=True))
-    return evaluate(poses, results)
 
 # %% ../../nbs/experiments/rows.ipynb #38ff3b57
 def measure_more(net: SMPR, poses: PoseSet, config: Config, cache: Path | None) -> tuple[dict, Matches]:
