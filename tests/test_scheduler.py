@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from smpr.experiments import runner as reproduction
 from smpr.experiments.records import made_here
-from smpr.experiments.runner import Job, connect, locked, run_on_scheduler
+from smpr.experiments.runner import Job, connect, run_on_scheduler
 from smpr.settings import SmprError, load_settings
 
 pytest.importorskip("distributed", reason="needs smpr[dask]")
@@ -108,8 +109,11 @@ def cluster(tmp_path_factory):
 
 def free_again(folder: Path) -> bool:
     "Whether no process runs the row of a folder."
-    with locked(PSM.below(folder / "runs" / "locks", "smoke"), wait=False) as free:
-        return free
+    try:
+        with FileLock(PSM.below(folder / "runs" / "locks", "smoke"), timeout=0):
+            return True
+    except Timeout:
+        return False
 
 
 def test_what_is_missing_is_said(cluster, monkeypatch):

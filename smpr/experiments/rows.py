@@ -16,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from ..assignment import Region
@@ -24,7 +25,6 @@ from ..data import PoseSet, load_set, set_hash
 from ..evaluation import detect_set, evaluate
 from .findings import Findings, Matches, collect, found_poses, match_detections
 from .frozen import KeptSource, resized_features, set_outputs, train_kept, view_features
-from .notebooks import locked
 from .records import make_record
 from ..full_training import coco_set
 from ..model import SMPR, NeckName
@@ -272,7 +272,7 @@ def prepare_features(scale: Scale, cache: Path | None = None) -> None:
     train_set, val_set = row_sets(scale)
     net = SMPR(config.model).to(memory_format=torch.channels_last)
     net.load_state_dict(start_state(net, scale.start, scale.start_parts), strict=False)
-    with locked(cache / "lock"):
+    with FileLock(cache / "lock"):
         view_features(net, train_set, config, scale.views, cache)
         for poses in filter(None, (val_set, more_set(scale))):
             resized_features(net, poses, config, cache)

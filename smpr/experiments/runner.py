@@ -27,11 +27,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 import smpr
 from ..config import Count, Options
 from .jobs import TABLES, Job, plan
-from .notebooks import locked, run_notebook
+from .notebooks import run_notebook
 from .records import BESIDE, environment, made_here, mark_made
 from .rows import make_scale, prepare_features
 from ..settings import Settings, SmprError, atomic_write, file_digest, load_settings
@@ -111,7 +112,7 @@ def run_job(
     Then its saved states go."""
     locks, record = settings.runs / "locks", job.record(scale, settings.figures)
     out, values = job.executed(scale, settings.runs), job.values(scale) | extra
-    with locked(job.below(locks, scale, "-call")):
+    with FileLock(job.below(locks, scale, "-call")):
         if made_here(record, settings.runs):
             return 0
         lock, env = job.below(locks, scale), places(settings)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data import PoseSet
@@ -132,29 +131,24 @@ def table_latex(rows: list[TableRow], caption: str, columns: tuple[str, ...] = C
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 # %% ../../nbs/experiments/tables.ipynb #feae69a4
-def _draw_half(ax: Axes, labels: list[str], values: list, absent: list[str], color: str) -> None:
-    "Bars with their numbers, and whiskers where there is a spread."
-    at, spread = range(len(labels)), [(v and v[1]) or 0 for v in values]
-    whiskers = {"xerr": spread if any(spread) else None, "error_kw": {"elinewidth": 1.2, "capsize": 3}}
-    bars = ax.barh(at, [v[0] if v else 0 for v in values], color=color, **whiskers)
-    words = [f"{v[0]:.1f}" if v else none for v, none in zip(values, absent)]
-    ax.bar_label(bars, words, padding=4, fontsize=10)
-    ax.set_yticks(at, labels, fontsize=10)
-    ax.margins(x=0.2)
-
-
 def draw_rows(rows: list[TableRow], about: str, column: str = "AP", width: float = 9.0) -> Figure:
     "One number of every row, ours and the paper's on axes of their own; whiskers: deviations over seeds."
     fig = Figure(figsize=(width, 1.1 + 0.32 * len(rows)), layout="constrained")
-    ours, paper = fig.subplots(1, 2, sharey=True)
-    labels, absent = [r.label for r in rows], [r.absent for r in rows]
-    _draw_half(ours, labels, [r.ours.get(column) for r in rows], absent, "C0")
+    axes, labels = fig.subplots(1, 2, sharey=True), [r.label for r in rows]
+    ours = [r.ours.get(column) for r in rows], [r.absent for r in rows], f"Ours: {about}", "C0"
     printed = [(r.paper[column], None) if column in r.paper else None for r in rows]
-    _draw_half(paper, labels, printed, [""] * len(rows), "0.6")
-    for ax, title in ((ours, f"Ours: {about}"), (paper, "Paper")):
+    paper = printed, [""] * len(rows), "Paper", "0.6"
+    for ax, (values, absent, title, color) in zip(axes, (ours, paper)):
+        at, spread = range(len(labels)), [(v and v[1]) or 0 for v in values]
+        whiskers = {"xerr": spread if any(spread) else None, "error_kw": {"elinewidth": 1.2, "capsize": 3}}
+        bars = ax.barh(at, [v[0] if v else 0 for v in values], color=color, **whiskers)
+        words = [f"{v[0]:.1f}" if v else none for v, none in zip(values, absent)]
+        ax.bar_label(bars, words, padding=4, fontsize=10)
+        ax.set_yticks(at, labels, fontsize=10)
+        ax.margins(x=0.2)
         ax.set_xlabel(f"{column} (percent)", fontsize=10)
         ax.set_title(title, fontsize=10)
-    ours.invert_yaxis()
+    axes[0].invert_yaxis()
     return fig
 
 # %% ../../nbs/experiments/tables.ipynb #345acf2e

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from filelock import FileLock
+
 import smpr
 from smpr.experiments.records import environment
-from smpr.experiments.runner import code_fingerprint, locked, notebook
+from smpr.experiments.runner import code_fingerprint, notebook
 from smpr.settings import SmprError, atomic_write, load_settings
 from trust import agreement, guards, hostile, inputs, kills, load
 
@@ -134,7 +136,7 @@ def main() -> None:
             found = work[name](Path(folder))
         seconds = round(time.monotonic() - began, 1)
         made = about | {"seconds": seconds, "load_of_machine": round(os.getloadavg()[1], 1)} | environment()
-        with locked(load_settings().runs / "locks" / "trust"):
+        with FileLock(load_settings().runs / "locks" / "trust"):
             write(path, name, found, made, list(work))  # another call may have written meanwhile
         print(
             f"{name}: {seconds} s, { ({k: v for k, v in found.items() if not isinstance(v, (dict, list))}) }",
