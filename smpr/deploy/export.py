@@ -244,10 +244,8 @@ class Exported:
         "All locations' answers, as of `dense_poses`. Raises SmprError for sides that the file does not take."
         low, (h, w) = smallest_side(self.config), images.shape[2:]
         if any(s % STEP or not low <= s <= LARGEST for s in (h, w)):
-            said = (
-                f"picture is padded to {h}x{w} px; an exported network takes sides of {low} to {LARGEST} px"
-            )
-            raise SmprError(f"{said} in steps of {STEP}")
+            takes = f"an exported network takes sides of {low} to {LARGEST} px in steps of {STEP}"
+            raise SmprError(f"picture is padded to {h}x{w} px; {takes}")
         return Dense(*self.run(images.contiguous(), sizes))
 
     def predict_candidates(
@@ -292,10 +290,8 @@ def load_exported(path: str | Path) -> Exported:
         raise SmprError(f"{path}: cannot be read ({type(e).__name__}); export it again") from None
     if len(notes) < len(needed):
         raise SmprError(f"{path}: not written by smpr export (no notes inside); write it with `smpr export`")
-    config, skeleton = (
-        from_dict(ModelConfig, notes["config"], where),
-        from_dict(Skeleton, notes["skeleton"], where),
-    )
+    config = from_dict(ModelConfig, notes["config"], where)
+    skeleton = from_dict(Skeleton, notes["skeleton"], where)
     test = from_dict(TestConfig, notes["test"], where, quiet=True)
     return Exported(run, config, skeleton, test, notes["digest"])
 
@@ -339,10 +335,8 @@ def self_check(net: SMPR, path: Path) -> Difference:
     with torch.inference_mode():
         found = difference(dense_poses(net, padded, sizes), file.dense(padded, sizes))
     if not found.worst <= TOLERANCE:
-        said = (
-            f"differs from PyTorch by {found.worst:.1e} (strides or probability), more than {TOLERANCE:.0e}"
-        )
-        raise SmprError(f"{path}: {said}; not kept, please report your versions of torch and onnxruntime")
+        gap = f"differs from PyTorch by {found.worst:.1e} (strides or probability), over {TOLERANCE:.0e}"
+        raise SmprError(f"{path}: {gap}; not kept, please report your versions of torch and onnxruntime")
     return found
 
 # %% ../../nbs/deploy/export.ipynb #1c049f7c

@@ -308,10 +308,8 @@ def run_on_scheduler(
         for worker, threads in client.nthreads().items():
             rows[worker.rpartition(":")[0]] += threads
         if not rows:
-            start = f"dask worker {address} --nthreads 1"
-            raise SmprError(
-                f"--scheduler {address}: no worker; start one in a clone on each machine: {start}"
-            )
+            start = f"start one in a clone on each machine: dask worker {address} --nthreads 1"
+            raise SmprError(f"--scheduler {address}: no worker; {start}")
         print(f"{rows.total()} at a time; machines: {len(rows)}", flush=True)
         try:
             for job in todo:

@@ -125,9 +125,8 @@ def table_latex(rows: list[TableRow], caption: str, columns: tuple[str, ...] = C
     ]
     for r in rows:
         ours = r.cells(columns, r"$\pm$") if r.ours else [rf"\multicolumn{{{n}}}{{c}}{{{r.absent}}}"]
-        lines.append(
-            " & ".join([r.label.translate(LATEX), *ours, str(r.seeds), *r.printed(columns)]) + r" \\"
-        )
+        cells = [r.label.translate(LATEX), *ours, str(r.seeds), *r.printed(columns)]
+        lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 # %% ../../nbs/experiments/tables.ipynb #feae69a4
