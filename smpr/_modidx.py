@@ -618,8 +618,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'smpr/peers/keypoint_rcnn.py'),
                                           'smpr.peers.keypoint_rcnn.find_people': ( 'peers/keypoint_rcnn.html#find_people',
                                                                                     'smpr/peers/keypoint_rcnn.py'),
-                                          'smpr.peers.keypoint_rcnn.found_entries': ( 'peers/keypoint_rcnn.html#found_entries',
-                                                                                      'smpr/peers/keypoint_rcnn.py'),
                                           'smpr.peers.keypoint_rcnn.make_rcnn': ( 'peers/keypoint_rcnn.html#make_rcnn',
                                                                                   'smpr/peers/keypoint_rcnn.py'),
                                           'smpr.peers.keypoint_rcnn.peer_config': ( 'peers/keypoint_rcnn.html#peer_config',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['person_boxes', 'person_targets', 'TopDownConfig', 'top_down_config', 'make_rcnn', 'TopDown', 'peer_config',
-           'peer_losses', 'found_entries', 'find_people', 'peer_findings', 'run_peer']
+           'peer_losses', 'find_people', 'peer_findings', 'run_peer']
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #8679c454
 import time
@@ -198,21 +198,6 @@ def peer_losses(net: TopDown, batch: KeptBatch | Batch, config: Config, step: in
         torch.manual_seed(draw)
         return net(seen, sizes, targets)[1]
 
-# %% ../../nbs/peers/keypoint_rcnn.ipynb #32053dc2
-def found_entries(
-    record: PictureRecord, found: dict[str, Tensor], factor: float, sigmas: Tensor, sure_at: float = 20.0
-) -> list[dict]:
-    "The people found in one picture as COCO results with extra fields person, pose_score and oks."
-    sure = (found["keypoints_scores"].float() / sure_at).clamp(0, 1).mean(1)
-    best = (found["scores"].float() * sure).argsort(descending=True)
-    poses = found["keypoints"][best, :, :2].float() / factor
-    person, sure = found["scores"][best].float(), sure[best]
-    columns = (poses, person * sure, person, sure, true_oks(poses, record, sigmas))
-    return [
-        result_entry(record.id, pose, score, person=round(p, 5), pose_score=round(s, 5), oks=round(q, 4))
-        for pose, score, p, s, q in zip(*(c.tolist() for c in columns), strict=True)
-    ]
-
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #b9a07536
 @torch.inference_mode()
 def find_people(
@@ -231,8 +216,17 @@ def find_people(
 def peer_findings(
     seen: Iterator[tuple[PictureRecord, dict, float]], poses: PoseSet, sigmas: Tensor, sure_at: float = 20.0
 ) -> Findings:
-    "Detections of a set, counted under each way of sorting. Raises SmprError."
-    results = [entry for one in seen for entry in found_entries(*one, sigmas, sure_at)]
+    "Detections with person, pose_score and oks, counted under each way of sorting. Raises SmprError."
+    results = []
+    for record, found, factor in seen:
+        sure = (found["keypoints_scores"].float() / sure_at).clamp(0, 1).mean(1)
+        best = (found["scores"].float() * sure).argsort(descending=True)
+        kept = found["keypoints"][best, :, :2].float() / factor
+        person, sure = found["scores"][best].float(), sure[best]
+        columns = (kept, person * sure, person, sure, true_oks(kept, record, sigmas))
+        for pose, score, p, s, q in zip(*(c.tolist() for c in columns), strict=True):
+            extra = {"person": round(p, 5), "pose_score": round(s, 5), "oks": round(q, 4)}
+            results.append(result_entry(record.id, pose, score, **extra))
     ways = ((Confidence.SCORE, "score"), (Confidence.PERSON, "person"), (Confidence.TRUE_OKS, "oks"))
     scoring = {c.value: evaluate(poses, [r | {"score": r[name]} for r in results]) for c, name in ways}
     return Findings(results, scoring, None)
