@@ -13,14 +13,13 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from ..config import Options, Span
 from ..inference import DecodeConfig, box_iou, pose_overlap
 from ..skeleton import COCO17, COLORS, Skeleton
 from ..structures import Candidates, Poses
+from .panels import draw_limbs
 
 # %% ../../nbs/viz/short_list.ipynb #ef46445b
 class Nms(StrEnum):
@@ -71,15 +70,6 @@ def thin_out(
     return Poses(k[picked], torch.tensor(values))
 
 # %% ../../nbs/viz/short_list.ipynb #2950a0a4
-def _draw_short_list(ax, poses: Poses, skeleton: Skeleton, middles: Tensor) -> None:
-    "Limbs of each pose, the paler the lower its score, over the middles of all candidates."
-    ax.plot(*middles.T, ".", color="k", ms=2, alpha=0.35)
-    limbs, scores = poses.keypoints[:, torch.tensor(skeleton.edges)].numpy(), poses.scores.tolist()
-    for n in reversed(range(len(scores))):
-        style = {"color": COLORS[n % len(COLORS)], "alpha": min(0.1 + 0.9 * scores[n] / scores[0], 1.0)}
-        ax.add_collection(LineCollection(limbs[n], linewidths=2, **style), autolim=False)
-
-
 def draw_list(
     choices: ListChoices, image: np.ndarray, found: Candidates, skeleton: Skeleton = COCO17
 ) -> Figure:
@@ -88,7 +78,11 @@ def draw_list(
     figure, (h, w) = Figure(figsize=(9, 4), dpi=80), image.shape[:2]
     ax, bars = figure.add_axes((0, 0, 0.62, 0.92)), figure.add_axes((0.67, 0.13, 0.32, 0.78))
     ax.imshow(255 - (255 - image) // 5 * 3, interpolation="nearest")
-    _draw_short_list(ax, poses, skeleton, found.keypoints[likely].mean(1))
+    ax.plot(*found.keypoints[likely].mean(1).T, ".", color="k", ms=2, alpha=0.35)
+    scores = poses.scores.tolist()
+    for n in reversed(range(len(scores))):
+        style = {"color": COLORS[n % len(COLORS)], "alpha": min(0.1 + 0.9 * scores[n] / scores[0], 1.0)}
+        draw_limbs(ax, poses.keypoints[n].numpy(), skeleton, linewidths=2, **style)
     ax.set(xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
     ax.axis("off")
     place = np.arange(len(poses.scores))
