@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'GROUPS', 'join_sets', 'split_dev', 'real_config', 'fit_steps', 'person_groups', 'counted', 'group_metrics',
-           'ladder_rows', 'ladder_table', 'draw_ladder']
+           'ladder_rows']
 
 # %% ../../nbs/beyond/real_people.ipynb #be2bc827
 import time
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
+from pycocotools import mask as coding
 
 from ..data import PoseSet, read_json
 from ..evaluation import coco_eval, coco_truth
@@ -40,10 +41,9 @@ def split_dev(
     poses: PoseSet,
     count: int = 200,  # pictures of the dev split
     seed: int = 0,
-    split: str = "val2017",  # only of these (field coco_split); where none is, all are candidates
 ) -> tuple[PoseSet, PoseSet]:
-    "(training, dev): pictures drawn once and set aside for choosing between recipes. Raises SmprError."
-    whole = [k for k, r in enumerate(poses.records) if r.split == split] or list(range(len(poses)))
+    "(training, dev): pictures set aside for choosing, of val2017 where a set has such. Raises SmprError."
+    whole = [k for k, r in enumerate(poses.records) if r.split == "val2017"] or list(range(len(poses)))
     if count >= len(whole):
         said = f"{poses.annotations}: {count} dev pictures are asked for and {len(whole)} can be had"
         raise SmprError(f"{said}; ask for fewer")
@@ -82,7 +82,6 @@ def fit_steps(
     device: str = "cpu",
     workers: int = 2,
     trial: int = 12,  # steps to time; the first third is warming up
-    share: float = 0.94,  # of the time that goes into steps; the rest is loading, saving, measuring
 ) -> int:
     "How many steps of `config` fit into `minutes` on this machine, by trying a few."
     state = make_state(config, train_set.skeleton, device, start)
@@ -90,7 +89,8 @@ def fit_steps(
     for batch in step_batches(config, train_set, 0, trial, workers):
         train_step(model, state, batch, config)
         times.append(time.monotonic())
-    return max(int(60 * minutes * share / np.median(np.diff(times)[trial // 3 :])), 1)
+    seconds = 60 * minutes * 0.94  # the rest is loading, saving, measuring
+    return max(int(seconds / np.median(np.diff(times)[trial // 3 :])), 1)
 
 # %% ../../nbs/beyond/real_people.ipynb #cd8c380b
 SIZES = (64, 96, 192)  # px, where groups of size meet
@@ -103,14 +103,8 @@ GROUPS = {
 
 def person_groups(annotation: dict, others: list[dict]) -> dict[str, str]:
     "The group of a COCO person among others by size, labelled keypoints and how much its box meets theirs."
-    x, y, w, h = annotation["bbox"]
-
-    def iou(o: dict) -> float:
-        u, v, p, q = o["bbox"]
-        both = max(min(x + w, u + p) - max(x, u), 0) * max(min(y + h, v + q) - max(y, v), 0)
-        return both / (w * h + p * q - both) if both else 0.0
-
-    values = annotation["area"] ** 0.5, annotation["num_keypoints"], max(map(iou, others), default=0.0)
+    meets = coding.iou([o["bbox"] for o in others], [annotation["bbox"]], [0])
+    values = annotation["area"] ** 0.5, annotation["num_keypoints"], np.max(meets, initial=0)
     bounds = SIZES, (6, 11, 15), (0.05, 0.3)
     places = [sum(value >= b for b in limits) for value, limits in zip(values, bounds)]
     return {grouping: names[i] for (grouping, names), i in zip(GROUPS.items(), places)}
@@ -123,29 +117,21 @@ def counted(truth: dict, results: list[dict], poses: PoseSet, sides: tuple = (0,
     return {name: float(t[t > -1].mean()) if (t > -1).any() else -1.0 for name, t in tables.items()}
 
 
-def _kinds(people: list[dict]) -> dict[int, dict[str, str]]:
-    "The groups of each person that counts, by annotation id; those below 32 px are left out."
-    by_picture = {a["image_id"]: [] for a in people}
-    for a in people:
-        by_picture[a["image_id"]].append(a)
-    asked = [a for a in people if a["num_keypoints"] > 0 and not a["iscrowd"] and a["area"] >= 32**2]
-    return {a["id"]: person_groups(a, [o for o in by_picture[a["image_id"]] if o is not a]) for a in asked}
-
-
 def group_metrics(poses: PoseSet, results: list[dict]) -> dict[str, dict[str, dict[str, float]]]:
     "AP, AP50, AR and number of persons of every group of every grouping; persons below 32 px are left out."
-    data = coco_truth(poses)
-    people, out = data["annotations"], {}
-    kinds = _kinds(people)
+    data, kinds, out = coco_truth(poses), {}, {}
+    for _, picture in groupby(data["annotations"], key=lambda a: a["image_id"]):
+        people = list(picture)
+        for a in people:
+            if a["num_keypoints"] > 0 and not a["iscrowd"] and a["area"] >= 32**2:
+                kinds[a["id"]] = person_groups(a, [o for o in people if o is not a])
     for grouping, names in GROUPS.items():
         for i, group in enumerate(names):
             mine = {k for k, kind in kinds.items() if kind[grouping] == group}
-            only = data | {
-                "annotations": [a if a["id"] in mine else a | {"num_keypoints": 0} for a in people]
-            }
+            asked = [a if a["id"] in mine else a | {"num_keypoints": 0} for a in data["annotations"]]
             sides = (32, *SIZES, 1e5)[i : i + 2] if grouping == "size" else (0, 1e5)
             if mine:
-                found = counted(only, results, poses, sides)
+                found = counted(data | {"annotations": asked}, results, poses, sides)
                 out.setdefault(grouping, {})[group] = found | {"persons": len(mine)}
     return out
 
@@ -154,37 +140,3 @@ def ladder_rows(figures: Path) -> list[dict]:
     "The records of all rungs below `figures`, in order. Raises SmprError naming a broken file."
     records = [read_json(path) for path in sorted((figures / "results" / "real").glob("*.json"))]
     return sorted((r for r in records if "rung" in r), key=lambda r: (r["rung"], r["name"]))
-
-# %% ../../nbs/beyond/real_people.ipynb #74f181e5
-def ladder_table(rows: list[dict]) -> str:
-    "The ladder as a Markdown table; the difference is to the rung that the record names."
-    by_name = {r["name"]: r for r in rows}
-    head = "| rung | change | against | AP | change in AP | AP50 | APM | APL | pictures seen | minutes |"
-    lines = [head, "|" + "---|" * 10]
-    for r in rows:
-        m, base = r["metrics"], by_name.get(r.get("against"))
-        gain = "" if base is None else f"{100 * (m['AP'] - base['metrics']['AP']):+.1f}"
-        ap, *numbers = (f"{100 * m[n]:.1f}" for n in ("AP", "AP50", "APM", "APL"))
-        cells = [r["name"], r["change"], r.get("against") or "", ap, gain, *numbers]
-        cells += [f"{r['pictures_seen']:,}", f"{r['minutes']:.0f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-# %% ../../nbs/beyond/real_people.ipynb #f4a0abeb
-def draw_ladder(rows: list[dict], height: float = 0.3) -> Figure:
-    "The ladder as a chart: AP of every rung, with a line where the rung is that it stands against."
-    figure = Figure(figsize=(8, 0.9 + height * max(len(rows), 1)), layout="constrained")
-    ax, by_name = figure.subplots(), {r["name"]: 100 * r["metrics"]["AP"] for r in rows}
-    for i, r in enumerate(rows):
-        ap, base = by_name[r["name"]], by_name.get(r.get("against"))
-        ax.barh(i, ap, color="#0072b2" if base is None or ap >= base else "#d55e00", height=0.7)
-        if base is not None:
-            ax.plot([base] * 2, [i - 0.42, i + 0.42], color="black", lw=1.5)
-        ax.text(max(ap, base or 0) + 0.2, i, f"{ap:.1f}", va="center", fontsize=9)
-    labels = [f"{r['name']}: {r['change'].removeprefix(r['name'] + ': ')}" for r in rows]
-    ax.set_yticks(range(len(rows)), labels, fontsize=8)
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    said = "black: the rung it stands against; orange: worse than that"
-    ax.set_xlabel(f"AP on the dev split, percent\n{said}", fontsize=9)
-    ax.spines[["top", "right"]].set_visible(False)
-    return figure
