@@ -46,9 +46,8 @@ from smpr.structures import People, Predictions
 from smpr.training import step_batches
 from smpr.update import Config, TrainState, make_state, small_config, train_step
 from smpr.viz.assignment import AssignChoices, draw_choices
+from smpr.viz.detections import ListChoices, PickChoices, draw_list, draw_pick
 from smpr.viz.panels import as_png, corners
-from smpr.viz.score_vs_oks import PickChoices, draw_pick
-from smpr.viz.short_list import ListChoices, draw_list
 
 STRIDES = (8, 16, 32, 64, 128)
 NAIVE = {"np": np, "torch": torch, "math": math, "Region": Region}

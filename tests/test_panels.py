@@ -11,9 +11,8 @@ from smpr.settings import load_settings
 from smpr.skeleton import Scene, load_scene
 from smpr.structures import Candidates, Poses
 from smpr.viz.assignment import AssignChoices, assign_scene, draw_choices
+from smpr.viz.detections import ListChoices, PickChoices, draw_list, draw_pick, pick, thin_out
 from smpr.viz.panels import as_png, corners
-from smpr.viz.score_vs_oks import PickChoices, draw_pick, pick
-from smpr.viz.short_list import ListChoices, draw_list, thin_out
 
 
 @pytest.fixture(scope="module")
