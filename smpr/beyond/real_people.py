@@ -56,22 +56,14 @@ def real_config(steps: int, gpu: bool = False) -> Config:
     base = small_config(steps)
     data = replace(base.data, short=288, long=384, frame=288, zoom=(0.6, 2.0), turn=12.0)
     data = replace(data, color=0.15, occlude=2, mosaic=0.25)
-    config = replace(
-        base,
-        data=data,
-        loss=LossConfig(oks=1.0),
-        test=replace(base.test, short=320, long=512, decode=DecodeConfig(snap=1.0)),
-        train=replace(base.train, ema=0.999),
-    )
-    if not gpu:
-        return config
-    return replace(
-        config,
-        model=replace(base.model, width=128, tower_depth=3, heatmap_width=128, frozen_stages=0),
-        data=replace(data, short=448, long=597, frame=448),
-        test=replace(config.test, short=480, long=640),
-        train=replace(config.train, batch=64, lr=2e-3, warmup=min(500, steps // 4), ema=0.9995),
-    )
+    test = replace(base.test, short=320, long=512, decode=DecodeConfig(snap=1.0))
+    model, train = base.model, replace(base.train, ema=0.999)
+    if gpu:
+        model = replace(model, width=128, tower_depth=3, heatmap_width=128, frozen_stages=0)
+        data = replace(data, short=448, long=597, frame=448)
+        test = replace(test, short=480, long=640)
+        train = replace(train, batch=64, lr=2e-3, warmup=min(500, steps // 4), ema=0.9995)
+    return replace(base, model=model, data=data, loss=LossConfig(oks=1.0), test=test, train=train)
 
 # %% ../../nbs/beyond/real_people.ipynb #6b9ded14
 def fit_steps(
