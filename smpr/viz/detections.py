@@ -124,7 +124,8 @@ def draw_pick(
     found = np.reshape(results[n]["keypoints"], (-1, 3))
     if len(r.areas):
         arrays = (found[None, :, :2], r.keypoints, r.areas, poses.skeleton.sigmas)
-        near = oks(*map(torch.tensor, arrays))
+        pose, people, areas, sigmas = map(torch.tensor, arrays)
+        near = oks(pose, people, areas, sigmas)
         person = r.keypoints[int(near.argmax())]
         draw_limbs(side, person, poses.skeleton, colors=COLORS[5], linewidths=2.5, label="labelled")
     draw_limbs(side, found, poses.skeleton, colors=COLORS[1], linewidths=2.5, label="detected")
