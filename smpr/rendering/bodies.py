@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TEETH', 'EYES', 'TIGHTS', 'SKIRT', 'HAIR', 'SKIN', 'TOP', 'BOTTOM', 'SHOE', 'SCALP', 'EYE', 'SKIRTS', 'LONG', 'HAT',
            'BAG', 'tables', 'pick', 'turn', 'unit', 'swing', 'follow', 'archetypes', 'Pose', 'sample_pose', 'Build',
-           'sample_build', 'missing_extra', 'body_numbers', 'take_out', 'hat_shares', 'BodyModel', 'Body', 'make_body',
-           'Cloth', 'Outfit', 'sample_cloth', 'sample_outfit', 'regions', 'Person', 'dress', 'noise', 'cloth_colour',
+           'sample_build', 'missing_extra', 'body_numbers', 'take_out', 'hat_shares', 'BodyModel', 'make_body', 'Cloth',
+           'Outfit', 'sample_cloth', 'sample_outfit', 'regions', 'Person', 'dress', 'noise', 'cloth_colour',
            'person_colour']
 
 # %% ../../nbs/rendering/bodies.ipynb #63620f26
@@ -92,9 +92,8 @@ class Pose:
 
 # %% ../../nbs/rendering/bodies.ipynb #41667733
 def _leg(kind: SimpleNamespace, first: bool, rng) -> dict[str, float]:
-    "Angles of one leg, radians."
-    lead = first or not kind.hip2
-    hip, knee = (kind.hip, kind.knee) if lead else (kind.hip2, kind.knee2)
+    "Angles of the first or the other leg, radians."
+    hip, knee = (kind.hip, kind.knee) if first else (kind.hip2, kind.knee2)
     bend = rng.uniform(*knee)
     if kind.low:
         hip = (90 + bend / 2 + np.mean(kind.lean),) * 2  # an isosceles triangle of thigh, shank and ground
@@ -323,25 +322,13 @@ def _marks(model: BodyModel) -> dict[str, np.ndarray]:
     leg = np.interp(-z, [0.007, 0.396, 0.80], [0, 1, 2])
     return {"along": along, "arm": arm, "hand": hand, "leg": leg, "scalp": scalp}
 
-# %% ../../nbs/rendering/bodies.ipynb #6704db57
-@dataclass(frozen=True)
-class Body:
-    "One person in a pose, at the origin, not yet dressed."
-
-    vertices: np.ndarray  # (V, 3) m, helpers included
-    keypoints: np.ndarray  # (K, 3) m
-    stature: float  # m, height when standing
-    build: Build
-    pose: Pose
-
 # %% ../../nbs/rendering/bodies.ipynb #f7a8dc1e
-def make_body(model: BodyModel, build: Build, pose: Pose) -> Body:
-    "Somebody in a pose; nobody is taller than 2 m."
+def make_body(model: BodyModel, build: Build, pose: Pose) -> tuple[np.ndarray, np.ndarray, float]:
+    "Somebody in a pose, at most 2 m tall: vertices (V, 3) m, keypoints (K, 3) m, stature m."
     vertices, _, tall = model.bend(model.coefficients(build), pose.turns)
     scale = min(1, 1.98 / tall)
     vertices = vertices @ pose.root.T * scale
-    keypoints = np.einsum("kv,vi->ki", model.n["keypoints"], vertices)
-    return Body(vertices, keypoints, float(tall * scale), build, pose)
+    return vertices, np.einsum("kv,vi->ki", model.n["keypoints"], vertices), float(tall * scale)
 
 # %% ../../nbs/rendering/bodies.ipynb #5cb6b7b1
 @dataclass(frozen=True)
@@ -439,13 +426,15 @@ class Person:
     rest: np.ndarray  # (V', 3) m, the same vertices at rest: coordinates of the patterns
     marks: dict  # (V',) each: along, leg, scalp
     part: np.ndarray  # (V',) SKIN, EYE, SKIRTS, LONG, HAT or BAG
-    body: Body
+    keypoints: np.ndarray  # (K, 3) m
+    stature: float  # m, height when standing
+    pose: Pose
     outfit: Outfit
 
 # %% ../../nbs/rendering/bodies.ipynb #916aa20d
-def _push(model: BodyModel, body: Body, outfit: Outfit, region: np.ndarray) -> np.ndarray:
-    "Vertices with the clothes and the hair pushed outward, (V, 3)."
-    v, rest, distance = body.vertices, model.rest, np.zeros(len(body.vertices))
+def _push(model: BodyModel, v: np.ndarray, outfit: Outfit, region: np.ndarray) -> np.ndarray:
+    "Vertices (V, 3) with the clothes and the hair pushed outward."
+    rest, distance = model.rest, np.zeros(len(v))
     where = [region[TIGHTS] == part for part in (TOP, BOTTOM, SHOE)]
     distance[TIGHTS] = np.select(where, [*outfit.loose, 0.010], 0.0)
     crown = np.clip((rest[:, 2] - 0.715 + 0.7 * (rest[:, 1] + 0.13)) / 0.06, 0, 1)
@@ -488,8 +477,8 @@ def _hat(kind: str, skull: np.ndarray) -> Mesh:
     return join([hat, visor]) if kind == "cap" else hat
 
 # %% ../../nbs/rendering/bodies.ipynb #041d6678
-def _carried(model: BodyModel, body: Body, outfit: Outfit) -> list[tuple]:
-    "Hat and rucksack as (mesh in the pose, mesh at rest, part); they move with the skull and the chest."
+def _carried(model: BodyModel, v: np.ndarray, outfit: Outfit) -> list[tuple]:
+    "Hat and rucksack of a body (V, 3): (mesh in the pose, mesh at rest, part) as skull and chest move."
     rest, marks, found = model.rest, model.marks, []
     if outfit.hat:
         skull = marks["scalp"] > 0.5
@@ -499,21 +488,23 @@ def _carried(model: BodyModel, body: Body, outfit: Outfit) -> list[tuple]:
         chest = (rest[:, 2] > 0.2) & (rest[:, 2] < 0.42) & trunk
         at = (0, rest[chest, 1].max() + 0.07, 0.08)
         found.append((egg(0.15, 0.44).moved(at, size=[1, 0.6, 1]), chest, BAG))
-    return [(follow(shape, rest[near], body.vertices[near]), shape, part) for shape, near, part in found]
+    return [(follow(shape, rest[near], v[near]), shape, part) for shape, near, part in found]
 
 # %% ../../nbs/rendering/bodies.ipynb #5a187573
-def dress(model: BodyModel, body: Body, outfit: Outfit) -> Person:
-    "Clothes, hair, hat and bag on a body."
+def dress(model: BodyModel, build: Build, pose: Pose, outfit: Outfit) -> Person:
+    "Somebody in a pose with clothes, hair, hat and bag, at the origin."
+    vertices, keypoints, stature = make_body(model, build, pose)
     part = np.full(len(model.rest), SKIN)
     part[SKIRT], part[HAIR], part[EYES] = SKIRTS, LONG, EYE
     region = regions(outfit, model.rest, model.marks, part)
-    carried = _carried(model, body, outfit)
-    worn = Mesh(_push(model, body, outfit, region), _worn(model, outfit, region))
+    carried = _carried(model, vertices, outfit)
+    worn = Mesh(_push(model, vertices, outfit, region), _worn(model, outfit, region))
     rest = np.concatenate([model.rest, *(shape.vertices for _, shape, _ in carried)])
     part = np.concatenate([part, *(np.full(len(mesh.vertices), kind) for mesh, _, kind in carried)])
     extra = len(rest) - len(model.rest)
     marks = {k: np.pad(model.marks[k], (0, extra), constant_values=-1) for k in ("along", "leg", "scalp")}
-    return Person(join([worn, *(mesh for mesh, _, _ in carried)]), rest, marks, part, body, outfit)
+    whole = join([worn, *(mesh for mesh, _, _ in carried)])
+    return Person(whole, rest, marks, part, keypoints, stature, pose, outfit)
 
 # %% ../../nbs/rendering/bodies.ipynb #39f2252c
 def noise(points: np.ndarray, octaves: int = 1) -> np.ndarray:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TEXTURES', 'PHOTOS', 'body_model', 'RenderConfig', 'Thing', 'Scene3D', 'texture', 'look_up', 'sample_material',
-           'material_colour', 'sample_clutter', 'clutter_parts', 'sample_camera', 'sample_spots', 'sample_scene',
-           'backdrop', 'shadow_map', 'draw_scene', 'develop', 'by_joint', 'mask_fields', 'annotate', 'render_picture',
-           'to_coco', 'render_set']
+           'material_colour', 'clutter_parts', 'sample_camera', 'sample_spots', 'sample_scene', 'backdrop',
+           'shadow_map', 'draw_scene', 'develop', 'by_joint', 'mask_fields', 'annotate', 'render_picture', 'to_coco',
+           'render_set']
 
 # %% ../../nbs/rendering/people.ipynb #6c3bc3f4
 # Shapes: (H, W) picture, Q points or pixels, K keypoints, P persons. Metres; z up, y into the picture.
@@ -29,7 +29,7 @@ from PIL import Image
 from pycocotools import mask as coding
 from tqdm import tqdm
 
-from ..config import RISING, Count, NotNegative, Options, Positive, Share, SmprError, Span, Whole
+from ..config import RISING, Count, NotNegative, Options, Positive, Rule, Share, SmprError, Span, Whole
 from . import bodies, rasteriser
 from .bodies import BodyModel, Cloth, Person, cloth_colour, noise, pick, tables, turn, unit
 from .rasteriser import Camera, Mesh, box, egg, join, lathe, mix, rasterise
@@ -37,7 +37,7 @@ from ..settings import atomic_write
 from ..skeleton import COCO17, skeleton_to_category
 
 # %% ../../nbs/rendering/people.ipynb #02885a0d
-_Shares = Annotated[tuple[NotNegative, ...], Len(1, 99)]
+_Shares = Annotated[tuple[NotNegative, ...], Len(1, 99), Rule(any, "at least one above 0")]
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,14 @@ class RenderConfig(Options):
     quality: Annotated[int, Span(1, 95)] = 85  # JPEG
     labelled: Whole = 32 * 32  # px^2; who has less of a mask keeps the box but has no keypoints (COCO)
 
-    def conflict(self) -> str | None:
-        return None if sum(self.people) else f"people is {self.people}; give at least one share above 0"
-
 # %% ../../nbs/rendering/people.ipynb #f576abd4
 @dataclass(frozen=True)
 class Thing:
-    "Something in the scene: a mesh of one material, or a person."
+    "Something of one material in the scene."
 
     mesh: Mesh  # m, in place
     rest: np.ndarray  # (V, 3) m, coordinates of its pattern
-    cloth: Cloth | None = None  # its material; None for persons
-    person: Person | None = None
-    keypoints: np.ndarray | None = None  # (K, 3) m, in place
+    cloth: Cloth  # its material
 
 # %% ../../nbs/rendering/people.ipynb #c3df1d0f
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ class Scene3D:
     "Everything before the picture is taken."
 
     camera: Camera
-    things: tuple  # of Thing
+    things: tuple  # of Thing and Person
     light: np.ndarray  # (3,) unit vector towards the sun or lamp
     sun: float  # its strength
     ambient: float  # light from everywhere
@@ -139,27 +134,27 @@ def material_colour(cloth: Cloth, place: np.ndarray) -> np.ndarray:
     return cloth_colour(cloth, place) * (least + more * noise(place * fine, octaves))[:, None]
 
 # %% ../../nbs/rendering/people.ipynb #c5077791
-def _stand(person: Person, spot: np.ndarray, yaw: float) -> Thing:
+def _stand(person: Person, spot: np.ndarray, yaw: float) -> Person:
     "A person turned and set on the ground at (x, y)."
     r, drawn = turn("z", yaw), np.unique(person.mesh.faces)
-    low = (person.mesh.vertices[drawn] @ r.T)[:, 2].min() - person.body.pose.lift
+    low = (person.mesh.vertices[drawn] @ r.T)[:, 2].min() - person.pose.lift
     shift = np.array([*spot, -low])
-    return Thing(person.mesh.moved(shift, r), person.rest, None, person, person.body.keypoints @ r.T + shift)
+    return replace(person, mesh=person.mesh.moved(shift, r), keypoints=person.keypoints @ r.T + shift)
 
 # %% ../../nbs/rendering/people.ipynb #c649f90f
-def _seat_and_table(thing: Thing, yaw: float, rng: np.random.Generator) -> list[Thing]:
+def _seat_and_table(person: Person, yaw: float, rng: np.random.Generator) -> list[Thing]:
     "A stool, bench or chair below the hips, a table before them."
-    person, hips, r, found, u = thing.person, thing.keypoints[11:13].mean(0), turn("z", yaw), [], rng.uniform
+    hips, r, found, u = person.keypoints[11:13].mean(0), turn("z", yaw), [], rng.uniform
     y, z = person.rest[:, 1:].T
     under = (z < 0.02) & (z > -0.16) & (y > 0.03) & (person.part == bodies.SKIN)
-    high = max(thing.mesh.vertices[under & (person.marks["along"] < -0.3), 2].min() - 0.01, 0.08)
-    if person.body.pose.seat:
+    high = max(person.mesh.vertices[under & (person.marks["along"] < -0.3), 2].min() - 0.01, 0.08)
+    if person.pose.seat:
         bench = rng.random() < 0.4
         seat = box(rng.choice([0.45, 0.55, 1.4]), 0.45, high) if bench else _table(0.45, 0.45, high)
         if rng.random() < 0.6:
             seat = join([seat, box(0.45, 0.04, 0.5).moved((0, 0.21, high))])
         found.append((seat, 0.08))
-    if person.body.pose.table:
+    if person.pose.table:
         found.append((_table(u(0.8, 1.6), u(0.6, 0.9), high + u(0.22, 0.3)), -0.78))
     out = []
     for mesh, behind in found:
@@ -175,15 +170,9 @@ def _table(width: float, depth: float, height: float) -> Mesh:
     legs = [leg.moved((i * x, j * y, 0)) for i in (-1, 1) for j in (-1, 1)]
     return join([box(width, depth, 0.04).moved((0, 0, height - 0.04)), *legs])
 
-# %% ../../nbs/rendering/people.ipynb #96f5236e
-def sample_clutter(rng: np.random.Generator) -> list[tuple]:  # (Mesh, Cloth) of its parts
-    "Draw a thing that stands about: crate, pole, tree, table, shelf, sign, car ..."
-    parts = clutter_parts(pick(rng, list(tables()["clutter"])), rng.uniform)
-    return [(mesh, sample_material(pick(rng, of.split()), rng)) for mesh, of in parts]
-
 # %% ../../nbs/rendering/people.ipynb #ee3b632c
 def clutter_parts(kind: str, u: Callable) -> list[tuple]:
-    "A thing's parts as (mesh, materials to choose from); u draws evenly between two numbers."
+    "Parts of something that stands about: (mesh, materials to choose from); u draws between two numbers."
     if row := tables()["clutter"][kind]:
         shape = {"box": box, "egg": egg, "table": _table, "cone": _cone}[row[0]]
         return [(shape(*(u(*n) if isinstance(n, list) else n for n in row[1])), row[2])]
@@ -201,7 +190,14 @@ def clutter_parts(kind: str, u: Callable) -> list[tuple]:
             rails = [box(3.1, 0.04, 0.06).moved((0, 0, z)) for z in (0.25, 0.8)]
             return [(join(posts + rails), "wood metal")]
         case "shelf":
-            return _shelf(u(0.6, 1.6), int(u(2, 5.99)), u(0.3, 0.45), u)
+            w, n, step = u(0.6, 1.6), int(u(2, 5.99)), u(0.3, 0.45)
+            boards = [box(w, 0.3, 0.03).moved((0, 0, i * step)) for i in range(n + 1)]
+            sides = [box(0.03, 0.3, n * step).moved((x, 0, 0)) for x in (-w / 2, w / 2)]
+            found = [(join(boards + sides), "wood metal")]
+            for i in range(n):  # a thing on each of the lower boards
+                thing = box(u(0.1, w * 0.4), 0.2, u(0.1, step * 0.9))
+                found.append((thing.moved((u(-0.25, 0.25) * w, 0, i * step)), "paint paint photo wood"))
+            return found
         case "car":
             body = [box(1.7, 4, 0.7).moved((0, 0, 0.25)), box(1.4, 2, 0.5).moved((0, 0, 0.95))]
             wheels = [egg(0.3).moved((x, y, 0)) for x in (-0.8, 0.8) for y in (-1.3, 1.3)]
@@ -212,15 +208,6 @@ def clutter_parts(kind: str, u: Callable) -> list[tuple]:
             return [(_cone(0.04, 0.04, h), "metal"), (board, "photo photo paint")]
         case "parasol":
             return [(_cone(0.03, 0.03, 2.3), "metal"), (lathe([(u(0.8, 1.3), 1.9), (0.01, 2.35)]), "paint")]
-
-# %% ../../nbs/rendering/people.ipynb #c1077e01
-def _shelf(w: float, n: int, step: float, u: Callable) -> list[tuple]:
-    "Boards w wide, step apart, two sides, and a thing on each of the n lower boards."
-    boards = [box(w, 0.3, 0.03).moved((0, 0, i * step)) for i in range(n + 1)]
-    sides = [box(0.03, 0.3, n * step).moved((x, 0, 0)) for x in (-w / 2, w / 2)]
-    sizes_and_places = (((u(0.1, w * 0.4), 0.2, u(0.1, step * 0.9)), u(-0.25, 0.25) * w) for _ in range(n))
-    things = [box(*size).moved((x, 0, i * step)) for i, (size, x) in enumerate(sizes_and_places)]
-    return [(join(boards + sides), "wood metal"), *((t, "paint paint photo wood") for t in things)]
 
 # %% ../../nbs/rendering/people.ipynb #c1077e02
 def _cone(bottom: float, top: float, height: float) -> Mesh:
@@ -274,8 +261,8 @@ def sample_scene(model: BodyModel, config: RenderConfig, rng: np.random.Generato
         yaw -= np.arctan2(*spot)
         if i and close and rng.random() < config.pairs:
             yaw = np.arctan2(spots[i - 1][0] - spot[0], spot[1] - spots[i - 1][1])
-        body, outfit = bodies.make_body(model, builds[i], poses[i]), bodies.sample_outfit(builds[i], rng)
-        someone = _stand(bodies.dress(model, body, outfit), spot, yaw)
+        outfit = bodies.sample_outfit(builds[i], rng)
+        someone = _stand(bodies.dress(model, builds[i], poses[i], outfit), spot, yaw)
         things += [someone, *_seat_and_table(someone, yaw, rng)]
     things += _surroundings(spots, camera, distance, rng)
     light, indoor = unit([u(-1, 1), u(-1.2, 0.4), u(0.5, 1.6)]), rng.random() < 0.5
@@ -288,7 +275,9 @@ def _surroundings(spots: list, camera: Camera, distance: float, rng: np.random.G
     "Clutter between and behind the people; one in eight stands before them, low."
     out = []
     for _ in range(rng.integers(4, 20)):
-        parts, before = sample_clutter(rng), rng.random() < 0.13
+        kinds = clutter_parts(pick(rng, list(tables()["clutter"])), rng.uniform)
+        parts = [(mesh, sample_material(pick(rng, of.split()), rng)) for mesh, of in kinds]
+        before = rng.random() < 0.13
         d = max(distance * (rng.uniform(0.5, 0.85) if before else np.exp(rng.uniform(0, 1.6))), 1.2)
         x = rng.uniform(-0.6, 0.6) * camera.width / camera.focal * d
         wide, deep, high = np.ptp(join([m for m, _ in parts]).vertices, 0)
@@ -461,9 +450,9 @@ def _albedo(scene: Scene3D, owner: np.ndarray, corner: np.ndarray, share: np.nda
         k = np.flatnonzero(owner == i)
         which, weight = corner[k] - start, share[k]
         place = mix(t.rest, which, weight)
-        if t.person:
-            marks = {name: mix(v, which, weight) for name, v in t.person.marks.items()}
-            out[k] = bodies.person_colour(t.person, place, marks, t.person.part[which[:, 0]])
+        if isinstance(t, Person):
+            marks = {name: mix(v, which, weight) for name, v in t.marks.items()}
+            out[k] = bodies.person_colour(t, place, marks, t.part[which[:, 0]])
         else:
             out[k] = material_colour(t.cloth, place)
         start += len(t.mesh.vertices)
@@ -507,29 +496,27 @@ def by_joint(name: str) -> np.ndarray:
 # %% ../../nbs/rendering/people.ipynb #f98fccaf
 def mask_fields(mask: np.ndarray) -> dict:
     "Area, box and run-length code of a mask (H, W) bool, as COCO writes them."
-    rows, columns = np.nonzero(mask)
-    box = [float(v) for v in (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1)]
     code = coding.encode(np.asfortranarray(mask.astype(np.uint8)))
-    runs = {"size": list(code["size"]), "counts": code["counts"].decode()}
-    return {"iscrowd": 0, "area": float(len(rows)), "bbox": box, "segmentation": runs}
+    runs, box = {"size": list(code["size"]), "counts": code["counts"].decode()}, coding.toBbox(code).tolist()
+    return {"iscrowd": 0, "area": float(coding.area(code)), "bbox": box, "segmentation": runs}
 
 # %% ../../nbs/rendering/people.ipynb #35266eb9
 def annotate(scene: Scene3D, near: np.ndarray, owner: np.ndarray, config: RenderConfig, rng) -> list[dict]:
     "COCO annotations of everybody to be seen; hidden keypoints only beside three visible ones."
     out, f, c = [], config.finer, scene.camera
-    for i, thing in ((i, t) for i, t in enumerate(scene.things) if t.person):
+    for i, person in ((i, t) for i, t in enumerate(scene.things) if isinstance(t, Person)):
         guess = rng.random(COCO17.K) < by_joint("noticed") * config.noticed
         mask = (owner == i).reshape(c.height, f, c.width, f).sum((1, 3)) * 2 >= f * f
         if not mask.any():
             continue
-        seen, body = c.project(thing.keypoints), thing.person.body
-        deep = by_joint("tolerance") * body.stature / 1.7
+        seen = c.project(person.keypoints)
+        deep = by_joint("tolerance") * person.stature / 1.7
         v = rasteriser.visible(seen, deep, near, owner, i, f)
         v[(v == 1) & (~guess | ((v == 2).sum() < 3))] = 0
         v *= mask.sum() >= config.labelled
         rows = np.where(v[:, None] > 0, np.column_stack([seen[:, :2], v]), 0)
         keypoints = [round(n, 2) for n in rows.ravel().tolist()]
-        fields = {"keypoints": keypoints, "num_keypoints": int((v > 0).sum()), "pose": body.pose.name}
+        fields = {"keypoints": keypoints, "num_keypoints": int((v > 0).sum()), "pose": person.pose.name}
         out.append({"category_id": 1} | mask_fields(mask) | fields)
     return out
 
