@@ -101,8 +101,7 @@ def egg(radius: float, height: float | None = None) -> Mesh:
 
 # %% ../../nbs/rendering/rasteriser.ipynb #3c5236fa
 def project_points(camera: Camera, points: np.ndarray, scale: int = 1) -> np.ndarray:
-    """Points (Q, 3) m as the rasteriser wants them: (Q, 3) column px, row px, 1/depth or -1. The picture is
-    `scale` times finer than the camera says."""
+    "Points (Q, 3) m as (Q, 3) column px, row px, 1/depth or -1, in px `scale` times finer than the camera's."
     p = camera.project(points)
     return np.column_stack([p[:, :2] * scale, np.where(p[:, 2] > 0.12, 1 / np.maximum(p[:, 2], 0.12), -1)])
 
@@ -151,8 +150,7 @@ def compiled(function: Callable) -> Callable:
 
 # %% ../../nbs/rendering/rasteriser.ipynb #dfd957fd
 def rasterise(points: np.ndarray, faces: np.ndarray, width: int, height: int) -> tuple:
-    """The nearest triangle of every pixel, from points (V, 3) of `project_points` and faces (M, 3):
-    (H, W) 1/depth with 0 for nothing, (H, W) triangle with -1 for nothing."""
+    "What is nearest, of points (V, 3) of `project_points`: (H, W) 1/depth or 0, (H, W) triangle or -1."
     near, index = np.zeros((height, width)), np.full((height, width), -1, np.int64)
     points, faces = np.ascontiguousarray(points, np.float64), np.ascontiguousarray(faces, np.int64)
     compiled(fill)(points, faces, near, index)
