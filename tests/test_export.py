@@ -1,8 +1,11 @@
 """Exported files beside PyTorch. Keypoints are compared in px of the network's input (240x320, up to 319),
 probabilities absolutely, at every location."""
 
+import ast
+import json
 import operator
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -356,3 +359,78 @@ def test_a_network_that_snaps_takes_its_heatmap_along(kind, pictures, tmp_path):
 def test_a_file_without_heatmap_says_so(files, pictures):
     snapping = replace(files[".pt2"].test, decode=replace(files[".pt2"].test.decode, snap=1.0))
     assert "snap None" in message(lambda: files[".pt2"].predict(pictures[0], snapping))
+
+
+# without this package
+
+
+CHAPTER = Path(__file__).parent.parent / "nbs" / "deploy" / "export.ipynb"
+HEAD = "%%writefile onnx_example.py\n"  # the cell that shows the program
+ALONE = """
+import runpy, sys
+sys.modules["torch"] = sys.modules["smpr"] = None  # whoever imports them fails
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def alone(script: Path, *arguments: Path) -> subprocess.CompletedProcess:
+    "A program run where neither PyTorch nor this package can be imported."
+    command = [sys.executable, "-c", ALONE, script, *arguments]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def example(tmp_path_factory) -> Path:
+    "The program that the chapter shows, as a file."
+    texts = ["".join(c["source"]) for c in json.loads(CHAPTER.read_text())["cells"]]
+    [text] = [t.removeprefix(HEAD) for t in texts if t.startswith(HEAD)]
+    path = tmp_path_factory.mktemp("alone") / "onnx_example.py"
+    path.write_text(text + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory) -> tuple[SMPR, Path]:
+    net = load("real", "cpu")
+    return net, export_network(net, tmp_path_factory.mktemp("real") / "real.onnx")[0]
+
+
+def test_the_program_is_short_and_needs_little(example):
+    "Forty lines, one statement each, as the linter likes them; no import but the runtime's and pictures."
+    text = example.read_text()
+    nodes = list(ast.walk(ast.parse(text)))
+    names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module for n in nodes if isinstance(n, ast.ImportFrom)}
+    assert names <= {"json", "sys", "numpy", "onnxruntime", "PIL"} and len(text.splitlines()) <= 40
+    settings = ["--config", str(CHAPTER.parents[2] / "pyproject.toml")]
+    for rule in (["check", "--extend-select", "E7"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *rule, *settings, str(example)]
+        assert subprocess.run(command, capture_output=True).returncode == 0, rule
+
+
+@pytest.mark.parametrize("module", ["torch", "smpr.inference"])
+def test_alone_is_alone(module, tmp_path):
+    script = tmp_path / "needs_more.py"
+    script.write_text(f"import {module}\n")
+    run = alone(script)
+    assert run.returncode and "ModuleNotFoundError" in run.stderr
+
+
+@pytest.mark.parametrize("weights", ["real", "rendered"])
+def test_the_program_finds_what_predict_finds(weights, net, paths, real, example, pictures):
+    "Settings, sizes, snapping and selection are in the file and forty lines: 0.1 px and 0.001 in score."
+    network, file = real if weights == "real" else (net, paths[".onnx"])
+    people = 0
+    for picture in pictures[:6]:
+        want, run = predict(network, picture), alone(example, file, picture)
+        assert not run.returncode, run.stderr
+        rows = [line.split() for line in run.stdout.splitlines()]
+        scores = [float(r[1]) for r in rows if len(r) == 2]
+        n = int((want.scores >= 0.2).sum())
+        assert len(scores) == n and np.allclose(scores, want.scores[:n], rtol=0, atol=0.001), picture.name
+        points = np.array([r[1:] for r in rows if len(r) == 3], float).reshape(n, 17, 2)
+        assert [r[0] for r in rows if len(r) == 3] == n * list(network.skeleton.names)
+        assert np.allclose(points, want.keypoints[:n, :, :2], rtol=0, atol=0.1), picture.name
+        people += n
+    assert people > 2
