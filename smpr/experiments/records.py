@@ -29,7 +29,10 @@ def code_state(folder: Path) -> tuple[str | None, bool]:
     "Commit of the checkout around `folder`, and whether anything under smpr/ or nbs/ is not committed."
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=folder).stdout.strip()
+        try:
+            return subprocess.run(["git", *words], capture_output=True, text=True, cwd=folder).stdout.strip()
+        except FileNotFoundError:  # a downloaded archive, and no git: the record names no commit
+            return ""
 
     return git("rev-parse", "HEAD") or None, bool(git("status", "--porcelain", "--", ":/smpr", ":/nbs"))
 
