@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Channels', 'PIXEL_STATS', 'BackboneName', 'NeckName', 'ResNetStyle', 'Pixels', 'ModelConfig', 'Backbone',
            'ResNetBody', 'make_backbone', 'FPN', 'PAFPN', 'HRFPN', 'conv_norm', 'logit_conv', 'tower', 'heatmap_branch',
-           'Head', 'make_neck', 'SMPR', 'PartCost', 'count_parts']
+           'Head', 'make_neck', 'SMPR']
 
 # %% ../nbs/08_model.ipynb #8c1519d1
 import math
@@ -19,7 +19,6 @@ import torchvision
 from annotated_types import Len
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from .aggregation import Aggregation, OffsetStart
 from .config import Options, Span
@@ -76,26 +75,14 @@ class ModelConfig(Options):
     resnet_style: ResNetStyle = ResNetStyle.CAFFE  # published code
     pixels: Pixels = Pixels.CAFFE  # published code
     frozen_stages: Annotated[int, Span(0, 4)] = 1  # do not learn, the stem is in the first (code: HRNet 0)
-    frozen_norm_affine: bool = (
-        True  # scale and shift of batch norm do not learn (published code: HRNet false)
-    )
-    strides: Annotated[tuple[Channels, ...], Len(1, 16)] = (
-        8,
-        16,
-        32,
-        64,
-        128,
-    )  # px per cell (Sec. III-B: P3-P7)
+    frozen_norm_affine: bool = True  # scale and shift of batch norm do not learn (code: HRNet false)
+    strides: Annotated[tuple[Channels, ...], Len(1, 16)] = (8, 16, 32, 64, 128)  # px, P3-P7 (Sec. III-B)
     width: Channels = 256  # channels of neck and head (published code)
     tower_depth: Annotated[int, Span(0, 64)] = 4  # convolutions of each tower (Fig. 3)
     norm_groups: Channels = 32  # groups of group norm (published code)
     heatmap_width: Channels = 128  # channels of the heatmap branch (published code)
-    offset_groups: Variant = (
-        Variant.CODE
-    )  # deformable groups: CODE 4, PAPER 1 (18 offset channels, Sec. III-D)
-    offset_start: OffsetStart = (
-        OffsetStart.RANDOM
-    )  # where the taps look before training (published code: random)
+    offset_groups: Variant = Variant.CODE  # deformable: CODE 4, PAPER 1 (18 offset channels, Sec. III-D)
+    offset_start: OffsetStart = OffsetStart.RANDOM  # of the taps, before training (published code: random)
     refine: bool = True  # feature aggregation and second pose (Table I: + refine)
     score: bool = True  # pose scoring (Table I: + PSM)
     heatmap: bool = True  # heatmap branch, training only (Table I: + heatmap)
@@ -109,26 +96,14 @@ class ModelConfig(Options):
 class Backbone(nn.Module):
     "A body that returns its last four stages; batch norm keeps its stored statistics (published code)."
 
-    def __init__(
-        self,
-        body: nn.Module,  # returns a list of maps, fine to coarse
-        channels: tuple[int, ...],  # of the maps we keep
-        strides: tuple[int, ...] = (4, 8, 16, 32),
-    ):  # px per cell of those maps
+    strides = (4, 8, 16, 32)  # px per cell of its maps
+
+    def __init__(self, body: nn.Module, channels: tuple[int, ...]):  # body: returns maps, fine to coarse
         super().__init__()
-        self.body, self.channels, self.strides = body, channels, strides
+        self.body, self.channels = body, channels
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return list(self.body(x))[-len(self.channels) :]
-
-    def freeze(self, stages: list[nn.Module], norm_affine: bool) -> "Backbone":
-        "Stop `stages` from learning, and with `norm_affine` every batch norm's scale and shift."
-        for stage in stages:
-            stage.requires_grad_(False)
-        for m in self.modules():
-            if norm_affine and isinstance(m, nn.modules.batchnorm._BatchNorm):
-                m.requires_grad_(False)
-        return self
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
@@ -187,7 +162,12 @@ def make_backbone(config: ModelConfig) -> Backbone:
     else:
         body, stages = _timm_body(name)
         channels = tuple(body.feature_info.channels()[-4:])
-    return Backbone(body, channels).freeze([m for s in stages[:n] for m in s], config.frozen_norm_affine)
+    for part in sum(stages[:n], []):
+        part.requires_grad_(False)
+    for m in body.modules():
+        if config.frozen_norm_affine and isinstance(m, nn.modules.batchnorm._BatchNorm):
+            m.requires_grad_(False)
+    return Backbone(body, channels)
 
 # %% ../nbs/08_model.ipynb #d9c84857
 def _conv(cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -273,50 +253,41 @@ def conv_norm(cin: int, cout: int, groups: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.GroupNorm(groups, cout), nn.ReLU(inplace=True))
 
 # %% ../nbs/08_model.ipynb #a54abcc8
-def logit_conv(
-    cin: int,
-    cout: int,
-    prior: float | None = None,  # probability that the untrained convolution predicts; None is 1/2
-) -> nn.Conv2d:
-    "3x3 convolution to logits; with `prior` its bias starts at that probability."
+def logit_conv(cin: int, cout: int, prior: float = 0.5) -> nn.Conv2d:
+    "3x3 convolution to logits; untrained, it predicts about the probability `prior`."
     conv = nn.Conv2d(cin, cout, 3, padding=1)
     nn.init.normal_(conv.weight, std=0.01)
-    nn.init.constant_(conv.get_parameter("bias"), 0.0 if prior is None else math.log(prior / (1 - prior)))
+    nn.init.constant_(conv.get_parameter("bias"), math.log(prior / (1 - prior)))
     return conv
 
 # %% ../nbs/08_model.ipynb #46d12821
 def tower(config: ModelConfig) -> nn.Sequential:
     "The layers between a level and the head's outputs."
-    return nn.Sequential(
-        *(conv_norm(config.width, config.width, config.norm_groups) for _ in range(config.tower_depth))
-    )
+    layers = (conv_norm(config.width, config.width, config.norm_groups) for _ in range(config.tower_depth))
+    return nn.Sequential(*layers)
 
 
-def heatmap_branch(config: ModelConfig, keypoints: int) -> nn.Sequential:
+def heatmap_branch(config: ModelConfig, K: int) -> nn.Sequential:
     "Logits of every keypoint in every cell of the finest level (Sec. III-B)."
-    h = config.heatmap_width
+    c, h = config.width, config.heatmap_width
     groups = min(config.norm_groups, h)
-    return nn.Sequential(
-        conv_norm(config.width, h, groups), conv_norm(h, h, groups), logit_conv(h, keypoints, prior=0.01)
-    )
+    return nn.Sequential(conv_norm(c, h, groups), conv_norm(h, h, groups), logit_conv(h, K, prior=0.01))
 
 # %% ../nbs/08_model.ipynb #3f62c3b1
 class Head(nn.Module):
     "The head of Fig. 3, shared by all levels."
 
-    def __init__(self, config: ModelConfig, keypoints: int):  # keypoints: K
+    def __init__(self, config: ModelConfig, K: int):
         super().__init__()
         c, n = config.width, len(config.strides)
         self.config = config
         self.person_tower, self.pose_tower = tower(config), tower(config)
-        self.initial = PoseConv(keypoints, c, n)
+        self.initial = PoseConv(K, c, n)
         self.person = logit_conv(c, 1, prior=0.01)
-        self.aggregation = (
-            Aggregation(keypoints, c, config.groups, config.offset_start) if config.refine else None
-        )
-        self.delta = PoseConv(keypoints, c, n) if config.refine else None
+        self.aggregation = Aggregation(K, c, config.groups, config.offset_start) if config.refine else None
+        self.delta = PoseConv(K, c, n) if config.refine else None
         self.score = logit_conv(c, 1) if config.score else None
-        self.heatmap = heatmap_branch(config, keypoints) if config.heatmap else None
+        self.heatmap = heatmap_branch(config, K) if config.heatmap else None
 
     def level(self, x: Tensor, i: int) -> tuple[Tensor | None, ...]:
         "Person logits, initial offsets, refined offsets and score logits of level `i`."
@@ -342,13 +313,9 @@ class Head(nn.Module):
         return Predictions(person, initial, refined, score, marks, locations, strides, self.config.strides)
 
 # %% ../nbs/08_model.ipynb #74ad1e78
-def _rows(part: tuple[Tensor | None, ...]) -> Any:
+def _rows(part: tuple) -> Any:
     "Maps (N, c, h, w) of all levels as one (N, P, c) list of locations; None where the network has none."
-    return (
-        None
-        if part[0] is None
-        else torch.cat([t.flatten(2).transpose(1, 2).float() for t in part if t is not None], 1)
-    )
+    return None if part[0] is None else torch.cat([t.flatten(2).transpose(1, 2).float() for t in part], 1)
 
 # %% ../nbs/08_model.ipynb #c3716329
 def make_neck(config: ModelConfig, backbone: Backbone) -> tuple[nn.Module, slice]:
@@ -413,30 +380,3 @@ class SMPR(nn.Module):
         heatmap: bool = False,  # compute the heatmap outside training, too
     ) -> Predictions:
         return self.head(self.neck(self.backbone(images)[self.used]), heatmap)
-
-# %% ../nbs/08_model.ipynb #c6dd70ee
-@dataclass(frozen=True)
-class PartCost:
-    "What one part of the network costs."
-
-    part: str  # backbone, neck or a part of the head
-    parameters: int  # numbers that it holds, frozen ones included
-    macs: int  # multiply-and-adds for one picture
-
-
-def count_parts(
-    model: SMPR,  # only its config and skeleton are used; weights stay where they are
-    size: tuple[int, int],  # height and width of the input, px
-    training: bool = False,  # True counts the heatmap branch's work, too
-) -> list[PartCost]:  # backbone, neck, then the head's parts
-    "Parameters and multiply-and-adds of every part, for one picture."
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        net = SMPR(model.config, model.skeleton).train(training)
-        net(torch.zeros(1, 3, *size))
-    flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    parts = {"backbone": net.backbone, "neck": net.neck}
-    parts |= {f"head.{name}": m for name, m in net.head.named_children()}
-    numbers = {name: sum(p.numel() for p in m.parameters()) for name, m in parts.items()}
-    return [
-        PartCost(name, n, flops.get(f"{type(net).__name__}.{name}", 0) // 2) for name, n in numbers.items()
-    ]
