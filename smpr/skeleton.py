@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COCO17', 'COLORS', 'Skeleton', 'Scene', 'load_scene', 'side_colors', 'draw_poses', 'flip_pairs_from_names',
-           'sigmas_from_names', 'skeleton_from_category', 'skeleton_to_category', 'sigmas_from_repeats']
+           'sigmas_from_names', 'skeleton_from_category', 'skeleton_to_category']
 
 # %% ../nbs/01_skeleton.ipynb #b02e5790
 # Shapes: G persons, K keypoints. Coordinates are px from the left and the top.
@@ -199,25 +199,3 @@ def skeleton_to_category(skeleton: Skeleton, name: str = "person", id: int = 1) 
         "sigmas": list(skeleton.sigmas),
         "flip_pairs": [[skeleton.names[a], skeleton.names[b]] for a, b in skeleton.flip_pairs],
     }
-
-# %% ../nbs/01_skeleton.ipynb #c854d091
-def sigmas_from_repeats(
-    labels: np.ndarray,  # (R, G, K, 3) px and visibility: the same G persons, labelled R times
-    areas: np.ndarray,  # (G,) px^2
-) -> tuple[float, ...]:  # K sigmas
-    "Sigmas: how far repeated labels lie from their mean, in parts of the person's size. Raises SmprError."
-    labels, areas = np.asarray(labels, float), np.asarray(areas, float)
-    if labels.ndim != 4 or labels.shape[-1] != 3 or areas.shape != labels.shape[1:2]:
-        shapes = f"have shape {labels.shape} and areas {areas.shape}"
-        raise SmprError(f"repeated labels {shapes}; give (R, G, K, 3) and (G,)")
-    if not (areas > 0).all():
-        raise SmprError(f"repeated labels: person {int((areas <= 0).argmax())} has no area; leave it out")
-    seen = labels[..., 2:] > 0  # (R, G, K, 1)
-    count = seen.sum(0)  # (G, K, 1)
-    mean = (labels[..., :2] * seen).sum(0) / count.clip(1)
-    spread = (((labels[..., :2] - mean) ** 2 * seen).sum((0, 3)) / areas[:, None]).sum(0)
-    free = (count[..., 0] - 1).clip(0).sum(0)  # (K,)
-    for k in np.flatnonzero(spread == 0):
-        why = "all labels agree exactly; are they copies" if free[k] else "no two labels; label someone twice"
-        raise SmprError(f"repeated labels: keypoint {k}: {why}")
-    return tuple(np.sqrt(spread / free).tolist())
