@@ -19,8 +19,8 @@ import torch
 
 from smpr.beyond.real_people import group_metrics
 from smpr.config import to_dict
-from smpr.data import PoseSet, load_set, set_hash
-from smpr.evaluation import detect_set, evaluate, read_results
+from smpr.data import PoseSet, load_set, read_json, set_hash
+from smpr.evaluation import detect_set, evaluate
 from smpr.experiments.findings import collect, write_detections
 from smpr.experiments.frozen import picture_outputs
 from smpr.experiments.records import environment
@@ -57,7 +57,7 @@ def measure(weights: str, coco: Path) -> dict:
     home.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         found = collect(picture_outputs(net, val, net.test), val, net.sigmas, net.test.decode, 8)
-    peers = {size: read_results(coco / "peers" / f"movenet_multipose_{size}.json") for size in (256, 512)}
+    peers = {size: read_json(coco / "peers" / f"movenet_multipose_{size}.json") for size in (256, 512)}
     record = {
         "experiment": "real_model",
         "weights": weights,

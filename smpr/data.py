@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ID_FIELD', 'MOST_PIXELS', 'PictureRecord', 'PoseSet', 'read_json', 'keypoint_error', 'is_number', 'field_error',
            'document_errors', 'read_records', 'load_set', 'read_image', 'trainable', 'skipped_people', 'make_sample',
-           'draw_sample', 'resize_factor', 'resize', 'set_hash']
+           'resize_factor', 'resize', 'set_hash']
 
 # %% ../nbs/09_data.ipynb #f3ae7eb9
 # Shapes: N pictures, G persons, K keypoints, H and W height and width of a picture in px.
@@ -20,10 +20,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
-from .representation import Variant, pseudo_boxes
+from .representation import Variant, oks, pseudo_boxes
 from .settings import SmprError
-from .skeleton import COCO17, COLORS, Skeleton, draw_poses
+from .skeleton import COCO17, Skeleton
 from .structures import Sample
 
 # %% ../nbs/09_data.ipynb #80f34cec
@@ -47,6 +48,13 @@ class PictureRecord:
     def size(self) -> tuple[int, int]:
         "Height and width, px."
         return self.height, self.width
+
+    def true_oks(self, poses: Tensor, sigmas: Tensor) -> Tensor:
+        "Best OKS of each pose (M, K, 2), px, with the labelled people of the picture, (M,); 0 without any."
+        seen = (self.keypoints[..., 2] > 0).any(1)
+        people = (torch.as_tensor(a[seen], dtype=torch.float32) for a in (self.keypoints, self.areas))
+        near = oks(poses, *(a.to(poses.device) for a in (*people, sigmas)))
+        return near.amax(1) if seen.any() else near.new_zeros(len(near))
 
 # %% ../nbs/09_data.ipynb #cf82a3c3
 @dataclass(frozen=True)
@@ -145,15 +153,13 @@ def field_error(entry, fields: dict[str, tuple], needed: Iterable[str] = ()) -> 
 # %% ../nbs/09_data.ipynb #0aa9c533
 def document_errors(data, K: int, people: dict[int | str, tuple[dict, list]]) -> Iterator[str]:
     "What is wrong with a COCO-format document. `people` gets each image id's entry and its persons."
-    lists: tuple = (
-        (data.get("images"), data.get("annotations", [])) if isinstance(data, dict) else (None, None)
-    )
-    for name, listed in zip(("images", "annotations"), lists):
-        if not isinstance(listed, list):
+    lists = {"annotations": []} | data if isinstance(data, dict) else {}
+    for name in ("images", "annotations"):
+        if not isinstance(lists.get(name), list):
             yield f"has no list '{name}'; give a COCO-format file"
             return
-    yield from _image_errors(lists[0], people)
-    yield from _annotation_errors(lists[1], K, people)
+    yield from _image_errors(lists["images"], people)
+    yield from _annotation_errors(lists["annotations"], K, people)
 
 
 def _image_errors(images: list, people: dict) -> Iterator[str]:
@@ -307,17 +313,6 @@ def make_sample(image: np.ndarray, record: PictureRecord, pseudo_box: Variant | 
     if pseudo_box is not None:
         boxes = pseudo_boxes(torch.as_tensor(keypoints, dtype=torch.float64), pseudo_box).numpy()
     return Sample(image, keypoints, record.areas[keep], boxes)
-
-# %% ../nbs/09_data.ipynb #d16988e4
-def draw_sample(ax, sample: Sample, title: str = "") -> None:
-    "Draw a sample with poses and pseudo boxes on matplotlib axes; the size follows the title."
-    h, w = sample.image.shape[:2]
-    ax.imshow(sample.image, alpha=0.75)
-    draw_poses(ax, sample.keypoints, size=2.5, width=1.2)
-    for g, box in enumerate([] if sample.boxes is None else sample.boxes):
-        ax.fill(box[[0, 2, 2, 0]], box[[1, 1, 3, 3]], fill=False, ec=COLORS[g % len(COLORS)], lw=1, ls="--")
-    ax.set_title(f"{title} {w}x{h}".strip(), fontsize=11)
-    ax.axis("off")
 
 # %% ../nbs/09_data.ipynb #ae4583d7
 def resize_factor(size: tuple[int, int], short: int, long: int) -> float:

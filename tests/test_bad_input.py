@@ -12,7 +12,7 @@ from PIL import Image
 from smpr.batches import DataConfig, DrawSampler, TrainStream
 from smpr.cli import main
 from smpr.data import load_set, read_image
-from smpr.evaluation import check_results, evaluate, read_results, score_vs_oks
+from smpr.evaluation import check_results, evaluate, score_vs_oks
 from smpr.settings import SmprError
 from smpr.skeleton import COCO17, Skeleton
 
@@ -135,7 +135,7 @@ def test_broken_annotations(tmp_path, case):
 @pytest.mark.parametrize("text", ("", "{", json.dumps(good())[:-30], "[" * 100000, "\x00\x01", "not json"))
 def test_malformed_json(tmp_path, text):
     path = write(tmp_path, text)
-    for read in (lambda: load_set(tmp_path, path), lambda: evaluate(path, []), lambda: read_results(path)):
+    for read in (lambda: load_set(tmp_path, path), lambda: evaluate(path, [])):
         with pytest.raises(SmprError) as e:
             read()
         one_line(e, "set.json", "JSON")
@@ -245,15 +245,10 @@ BAD_RESULTS = {
 def test_bad_results(tmp_path, case):
     results, words = BAD_RESULTS[case]
     path = write(tmp_path, good())
-    file = tmp_path / "results.json"
-    file.write_text(json.dumps(results))
     for read in (lambda: evaluate(path, results), lambda: check_results(results, 17)):
         with pytest.raises(SmprError) as e:
             read()
         one_line(e, "results", *words)
-    with pytest.raises(SmprError) as e:
-        read_results(file)
-    one_line(e, "results.json", *words)
 
 
 def test_results_of_another_set(tmp_path):
