@@ -77,14 +77,14 @@ def check_seal(folder: Path) -> dict:
     path = folder / "state.json"
     try:
         saved = json.loads(path.read_text())
-        plain = {k: v for k, v in saved.items() if k not in ("files", "digest")}
-        now = seal(folder, plain) if "digest" in saved else saved  # early versions had no checksums
-        bad = [name for name, digest in saved.get("files", {}).items() if now["files"].get(name) != digest]
-    except (OSError, ValueError, AttributeError) as e:
+        now = seal(folder, {k: v for k, v in saved.items() if k not in ("files", "digest")})
+        bad = [name for name, digest in saved["files"].items() if now["files"].get(name) != digest]
+    except (OSError, ValueError, KeyError, AttributeError) as e:
         raise SmprError(f"{path}: cannot be read ({str(e)[:80]}); delete this checkpoint") from None
-    if now.get("digest") != saved.get("digest"):
-        bad_path = folder / (bad or [path.name])[0]
-        raise SmprError(f"{bad_path}: missing or damaged (checksum); delete this checkpoint")
+    if now["digest"] != saved.get("digest"):
+        raise SmprError(
+            f"{folder / [*bad, path.name][0]}: missing or damaged (checksum); delete this checkpoint"
+        )
     return saved
 
 # %% ../nbs/14_training.ipynb #a36a0d3e
@@ -184,10 +184,10 @@ class RunLog:
     def __init__(self, run: Path, saved: dict | None = None):
         from torch.utils.tensorboard import SummaryWriter
 
-        saved = {"step": 0, "pending": [], "spent": 0} | (saved or {})
+        saved = {"step": 0, "log_rows": 0, "pending": [], "spent": 0} | (saved or {})
         self.path, self.pending = run / "log.jsonl", saved["pending"]
         self.since = time.monotonic() - saved["spent"]
-        rows = [row for row in read_log(run) if row["step"] <= saved["step"]][: saved.get("log_rows")]
+        rows = [row for row in read_log(run) if row["step"] <= saved["step"]][: saved["log_rows"]]
         self.rows = len(rows)
         if self.path.exists():
             atomic_write(self.path, "".join(f"{json.dumps(row)}\n" for row in rows))
@@ -389,12 +389,10 @@ class Keeper:
 def step_batches(config: Config, train_set: PoseSet, first: int, last: int, workers: int = 2) -> DataLoader:
     "The batches of steps `first` to `last` that this process sees. Raises `SmprError`."
     t, (rank, world) = config.train, rank_world()
-    if t.batch % world:
-        raise SmprError(f"train.batch is {t.batch}, {world} processes share it; give a multiple of {world}")
+    sampler = DrawSampler(t.batch, first, last, rank, world)
     if (most := t.batch // world) < t.accumulate:
         raise SmprError(f"train.accumulate is {t.accumulate}; give at most {most}, a process's pictures")
-    stream = TrainStream(train_set, config.data, t.seed)
-    return train_loader(stream, DrawSampler(t.batch, first, last, rank, world), workers)
+    return train_loader(TrainStream(train_set, config.data, t.seed), sampler, workers)
 
 # %% ../nbs/14_training.ipynb #7a3e51c3
 @dataclass(frozen=True)
@@ -504,9 +502,8 @@ def train(
             if keeper.checked < 0 and keeper.due():
                 keeper.check()  # the run was killed while it was measured
             hide = not options.progress or rank_world()[0] > 0
-            for batch in tqdm(
-                batches, options.label, keeper.last, initial=first, disable=hide, mininterval=2
-            ):
+            bar = tqdm(batches, options.label, keeper.last, initial=first, disable=hide, mininterval=2)
+            for batch in bar:
                 try:
                     row = train_step(model, state, batch, config, source.losses)
                 except BadNumbers as e:
