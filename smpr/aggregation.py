@@ -49,10 +49,8 @@ def deform_conv(
     n, c, h, w = x.shape
     kernel = weight.shape[-1]
     groups = offset.shape[1] // (2 * kernel * kernel)
-    grid = sampling_grid(offset, groups, kernel)
-    taps = F.grid_sample(
-        at_least_float32(x).reshape(n * groups, c // groups, h, w), grid, align_corners=False
-    )
+    maps = at_least_float32(x).reshape(n * groups, c // groups, h, w)
+    taps = F.grid_sample(maps, sampling_grid(offset, groups, kernel), align_corners=False)
     columns = taps.reshape(n, c * kernel * kernel, h * w)
     return torch.bmm(weight.flatten(1).expand(n, -1, -1), columns).reshape(n, -1, h, w)
 

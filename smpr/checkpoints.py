@@ -48,9 +48,8 @@ def read_notes(path: str | Path) -> dict:
         with safe_open(path, "pt") as f:
             notes = f.metadata() or {}
     except (OSError, SafetensorError) as e:
-        raise SmprError(
-            f"{path}: not a complete safetensors file; try `smpr convert` or fetch it again"
-        ) from e
+        said = "not a complete safetensors file; try `smpr convert` or fetch it again"
+        raise SmprError(f"{path}: {said}") from e
     if not {"config", "skeleton"} <= set(notes):
         raise SmprError(f"{path}: not written by smpr (no config inside); convert it with `smpr convert`")
     try:

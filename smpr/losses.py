@@ -32,9 +32,7 @@ class LossConfig(Options):
     refined: NotNegative = 0.1  # lambda 4, L1 of the refined pose
     score: NotNegative = 1.0  # lambda 5, BCE of the pose score
     oks: NotNegative = 0.0  # 1 - OKS of the refined pose (not in the paper)
-    oks_weighted: Variant = (
-        Variant.CODE
-    )  # CODE: L1 of a location counts by its initial pose's OKS, PAPER: all alike
+    oks_weighted: Variant = Variant.CODE  # CODE: L1 counts by the initial pose's OKS, PAPER: all alike
     counts_global: bool = True  # normalise over all processes; False: each GPU by itself (published code)
 
 # %% ../nbs/07_losses.ipynb #6919e495
@@ -62,9 +60,8 @@ def heatmap_classes(
     h, w = size
     G, K, _ = keypoints.shape
     cell = ((keypoints[..., :2] - stride / 2) / stride).round().long()
-    place = cell[..., 1].clamp(0, h - 1) * w + cell[..., 0].clamp(
-        0, w - 1
-    )  # (G, K) where in the flattened map
+    x, y = cell[..., 0].clamp(0, w - 1), cell[..., 1].clamp(0, h - 1)
+    place = y * w + x  # (G, K) where in the flattened map
     turn = torch.arange(G * K, device=keypoints.device)
     last = torch.full((h * w,), -1, device=keypoints.device)
     last.scatter_reduce_(0, place.flatten(), torch.where(keypoints[..., 2].flatten() > 0, turn, -1), "amax")
@@ -119,9 +116,9 @@ def make_targets(
     return Targets(region, refined, weight, score_targets(first, second, config))
 
 # %% ../nbs/07_losses.ipynb #f9208ff3
-def over_processes(values: Tensor, config: LossConfig) -> tuple[Tensor, int]:
+def over_processes(values: Tensor) -> tuple[Tensor, int]:
     "Sum of `values` over all training processes, and how many they are."
-    if not (config.counts_global and dist.is_available() and dist.is_initialized()):
+    if not (dist.is_available() and dist.is_initialized()):
         return values, 1
     values = values.clone()
     dist.all_reduce(values)
@@ -165,7 +162,8 @@ def loss_counts(t: Targets, marks: Tensor | None, config: LossConfig) -> tuple[T
         torch.tensor(float(len(t.region)), device=t.weight.device),
         t.weight.new_zeros(()) if marks is None else marks.sum(),
     ]
-    return over_processes(torch.stack(counts).float(), config)
+    total = torch.stack(counts).float()
+    return over_processes(total) if config.counts_global else (total, 1)
 
 # %% ../nbs/07_losses.ipynb #029f918b
 def score_loss(

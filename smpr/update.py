@@ -23,7 +23,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
-# %% ../nbs/13_update.ipynb #f76b3912
 import torch
 import torch.distributed as dist
 from annotated_types import Ge, Lt
@@ -39,7 +38,7 @@ from .checkpoints import read_notes, write_tensors
 from .config import RISING, Count, NotNegative, Options, Positive, Share, Whole, from_dict, to_dict
 from .fuse import fold_norms, quick_depthwise
 from .inference import TestConfig
-from .losses import LossConfig, compute_losses
+from .losses import LossConfig, compute_losses, over_processes
 from .model import SMPR, BackboneName, ModelConfig, NeckName, Pixels
 from .settings import SmprError, resolve_device
 from .skeleton import COCO17, Skeleton
@@ -233,11 +232,8 @@ def wrap(net: SMPR, compiled: bool = False) -> nn.Module:  # compiled: by torch.
 # %% ../nbs/13_update.ipynb #f6e4c203
 def over_ranks(values: Tensor) -> Tensor:
     "The mean of `values` over all training processes."
-    rank, world = rank_world()
-    if world > 1:
-        values = values.clone()
-        dist.all_reduce(values)
-    return values / world
+    total, world = over_processes(values)
+    return total / world
 
 # %% ../nbs/13_update.ipynb #2b137ad9
 # fmt: off
