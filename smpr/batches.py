@@ -229,11 +229,10 @@ def mosaic(samples: list[Sample]) -> Sample:  # four: top left, top right, botto
 def collate(
     samples: list[Sample],  # N
     pseudo_box: Variant = Variant.CODE,  # convention of boxes that a sample does not bring along
-    multiple: int = 32,  # px that sides are rounded up to
 ) -> Batch:
-    "Pad pictures to the largest, rounded up to `multiple` px, and stack them."
+    "Pad pictures to the largest, rounded up to multiples of 32 px, and stack them."
     sizes = torch.tensor([s.image.shape[:2] for s in samples])
-    h, w = (-(-int(n) // multiple) * multiple for n in sizes.amax(0))
+    h, w = (-(-int(n) // 32) * 32 for n in sizes.amax(0))
     images = torch.zeros(len(samples), 3, h, w, dtype=torch.uint8)
     for i, s in enumerate(samples):
         picture = torch.from_numpy(np.array(s.image)).permute(2, 0, 1)
