@@ -27,7 +27,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from ..config import Count, NotNegative, Options, Positive, Share
 from ..data import PictureRecord, PoseSet
 from ..evaluation import evaluate
-from ..experiments.findings import Confidence, Findings, true_oks
+from ..experiments.findings import Confidence, Findings
 from smpr.experiments.frozen import (
     FrozenFeatures,
     KeptBatch,
@@ -223,7 +223,7 @@ def peer_findings(
         best = (found["scores"].float() * sure).argsort(descending=True)
         kept = found["keypoints"][best, :, :2].float() / factor
         person, sure = found["scores"][best].float(), sure[best]
-        columns = (kept, person * sure, person, sure, true_oks(kept, record, sigmas))
+        columns = (kept, person * sure, person, sure, record.true_oks(kept, sigmas))
         for pose, score, p, s, q in zip(*(c.tolist() for c in columns), strict=True):
             extra = {"person": round(p, 5), "pose_score": round(s, 5), "oks": round(q, 4)}
             results.append(result_entry(record.id, pose, score, **extra))
