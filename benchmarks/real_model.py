@@ -13,14 +13,16 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import torch
+from pycocotools import mask as coding
 
-from smpr.beyond.real_people import group_metrics
 from smpr.config import to_dict
 from smpr.data import PoseSet, load_set, read_json, set_hash
-from smpr.evaluation import detect_set, evaluate
+from smpr.evaluation import coco_eval, coco_truth, detect_set, evaluate
 from smpr.experiments.findings import collect, write_detections
 from smpr.experiments.frozen import picture_outputs
 from smpr.experiments.records import environment
@@ -29,6 +31,47 @@ from smpr.model import SMPR
 from smpr.settings import atomic_write, load_settings
 
 SHORT_SIDES = (256, 320, 384, 448, 512, 576)  # px; the longer side may be 1.6 times as long
+SIZES = (64, 96, 192)  # px, where groups of size meet
+GROUPS = {
+    "size": ("32-64 px", "64-96 px", "96-192 px", "over 192 px"),  # side of a square of the person's area, px
+    "keypoints": ("1-5", "6-10", "11-14", "15-17"),  # labelled ones
+    "crowding": ("alone", "touching", "overlapping"),  # largest IoU with another's box: below 0.05, below 0.3
+}
+
+
+def person_groups(annotation: dict, others: list[dict]) -> dict[str, str]:
+    "The group of a COCO person among others by size, labelled keypoints and how much its box meets theirs."
+    meets = coding.iou([o["bbox"] for o in others], [annotation["bbox"]], [0])
+    values = annotation["area"] ** 0.5, annotation["num_keypoints"], np.max(meets, initial=0)
+    bounds = SIZES, (6, 11, 15), (0.05, 0.3)
+    places = [sum(value >= b for b in limits) for value, limits in zip(values, bounds)]
+    return {grouping: names[i] for (grouping, names), i in zip(GROUPS.items(), places)}
+
+
+def counted(truth: dict, results: list[dict], poses: PoseSet, sides: tuple = (0, 1e5)) -> dict[str, float]:
+    "AP, AP50 and AR of those whose area is that of a square with a side from..to `sides` px (pycocotools)."
+    counts = coco_eval(truth, results, poses.skeleton, areas={"these": tuple(s**2 for s in sides)}).eval
+    tables = {"AP": counts["precision"], "AP50": counts["precision"][0], "AR": counts["recall"]}
+    return {name: float(t[t > -1].mean()) if (t > -1).any() else -1.0 for name, t in tables.items()}
+
+
+def group_metrics(poses: PoseSet, results: list[dict]) -> dict[str, dict[str, dict[str, float]]]:
+    "AP, AP50, AR and number of persons of every group of every grouping; persons below 32 px are left out."
+    data, kinds, out = coco_truth(poses), {}, {}
+    for _, picture in groupby(data["annotations"], key=lambda a: a["image_id"]):
+        people = list(picture)
+        for a in people:
+            if a["num_keypoints"] > 0 and not a["iscrowd"] and a["area"] >= 32**2:
+                kinds[a["id"]] = person_groups(a, [o for o in people if o is not a])
+    for grouping, names in GROUPS.items():
+        for i, group in enumerate(names):
+            mine = {k for k, kind in kinds.items() if kind[grouping] == group}
+            asked = [a if a["id"] in mine else a | {"num_keypoints": 0} for a in data["annotations"]]
+            sides = (32, *SIZES, 1e5)[i : i + 2] if grouping == "size" else (0, 1e5)
+            if mine:
+                found = counted(data | {"annotations": asked}, results, poses, sides)
+                out.setdefault(grouping, {})[group] = found | {"persons": len(mine)}
+    return out
 
 
 def at_sizes(net: SMPR, poses: PoseSet) -> dict[str, dict]:

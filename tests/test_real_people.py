@@ -1,13 +1,15 @@
 """The recipe for photographs: its commands, and the split that keeps choosing apart from measuring."""
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
-from smpr.beyond.real_people import GROUPS, group_metrics, join_sets, split_dev
+from smpr.beyond.real_people import join_sets, split_dev
 from smpr.cli import main
-from smpr.data import load_set
+from smpr.data import load_set, read_json
+from smpr.evaluation import coco_truth, evaluate
 
 ROOT = Path(__file__).parent.parent
 PEOPLE = ROOT / "data" / "people" / "val"
@@ -101,15 +103,52 @@ def test_choosing_never_sees_what_measures():
     assert len(join_sets([rest, val.subset(range(3))], [1, 0.001])) == len(rest) + 2
 
 
+def benchmark():
+    "benchmarks/real_model.py as a module."
+    spec = importlib.util.spec_from_file_location("real_model", ROOT / "benchmarks" / "real_model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_truth_finds_every_group_and_half_of_it_halves_them():
+    people, model = load_set(PEOPLE / "images", PEOPLE / "person_keypoints.json"), benchmark()
+    truth = [
+        {"image_id": a["image_id"], "category_id": 1, "keypoints": a["keypoints"], "score": 1.0}
+        for a in read_json(people.annotations)["annotations"]
+        if a["num_keypoints"]
+    ]
+    perfect, halved = (model.group_metrics(people, found) for found in (truth, truth[::2]))
+    assert list(perfect) == list(model.GROUPS) == ["size", "keypoints", "crowding"]
+    assert all(m["AP"] > 0.99 for groups in perfect.values() for m in groups.values())
+    assert all(
+        0.2 < m["AR"] < 0.8 for groups in halved.values() for m in groups.values() if m["persons"] > 50
+    )
+    whole, again = evaluate(people, truth[::2]), model.counted(coco_truth(people), truth[::2], people)
+    assert all(abs(again[k] - whole[k]) < 1e-9 for k in ("AP", "AP50", "AR"))  # as chapter 12 counts
+
+
+def test_the_group_of_a_person():
+    def box(x):
+        return {"bbox": [x, 0, 100, 100], "num_keypoints": 12, "area": 100.0**2}
+
+    groups = benchmark().person_groups
+    alone = {"size": "96-192 px", "keypoints": "11-14", "crowding": "alone"}
+    assert groups(box(0), [box(300)]) == groups(box(0), []) == alone
+    assert groups(box(0), [box(90)])["crowding"] == "touching"
+    assert groups(box(0), [box(10)])["crowding"] == "overlapping"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not COCO.exists(), reason="the real pictures (../shared/coco) are not here")
 def test_groups_on_real_people():
+    model = benchmark()
     val = load_set(COCO / "val" / "images", COCO / "val" / "person_keypoints.json")
     peer = json.loads((COCO / "peers" / "movenet_multipose_512.json").read_text())
-    groups = group_metrics(val, peer)
+    groups = model.group_metrics(val, peer)
     persons = {g: [m["persons"] for m in kinds.values()] for g, kinds in groups.items()}
     assert (
-        set(groups) == set(GROUPS) and len({sum(n) for n in persons.values()}) == 1
+        set(groups) == set(model.GROUPS) and len({sum(n) for n in persons.values()}) == 1
     )  # every grouping counts everybody once
     ar = [m["AR"] for m in groups["keypoints"].values()]
     assert (
