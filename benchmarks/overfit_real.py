@@ -23,7 +23,7 @@ from smpr.config import to_dict
 from smpr.data import PoseSet, load_set, set_hash, trainable
 from smpr.deploy.published import load_lite0_imagenet
 from smpr.evaluation import detect_set, evaluate
-from smpr.experiments.frozen import KeptSource, freeze_features, resized_sample, train_kept
+from smpr.experiments.frozen import KeptSource, resized_features, train_kept
 from smpr.experiments.records import environment
 from smpr.model import SMPR, NeckName
 from smpr.representation import Variant
@@ -74,9 +74,8 @@ def main() -> None:
     net = SMPR(config.model).to(memory_format=torch.channels_last)
     load_lite0_imagenet(net.backbone)
     net.eval()
-    sample, count = resized_sample(poses, config.test)
     with tempfile.TemporaryDirectory() as folder:
-        frozen = freeze_features(net, sample, count, config.data.pseudo_box, Path(folder) / "maps.bin")
+        frozen = resized_features(net, poses, config, Path(folder))
         source = KeptSource(poses, net, frozen=frozen)
         log = train_kept(source, config, Path(folder) / "run", "overfitting", config.train.steps)
         results = detect_set(net, poses, config.test)

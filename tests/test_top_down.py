@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 
 from smpr.evaluation import METRICS, check_results
 from smpr.experiments.findings import read_detections
-from smpr.experiments.frozen import KeptSource, freeze_features, train_kept
-from smpr.experiments.frozen import resized_sample as plain_sample
+from smpr.experiments.frozen import KeptSource, resized_features, train_kept
 from smpr.experiments.rows import RunOptions, make_scale, row_sets, start_state
 from smpr.experiments.runner import Job, plan, run_jobs
 from smpr.peers.keypoint_rcnn import (
@@ -129,7 +128,7 @@ def test_two_pictures_are_learnt(tmp_path):
     torch.manual_seed(0)
     net = TopDown(config, top_down_config(scale)).to(memory_format=torch.channels_last).eval()
     net.load_state_dict(start_state(net, scale.start, scale.start_parts), strict=False)
-    kept = freeze_features(net, *plain_sample(two, config.test), config.data.pseudo_box, tmp_path / "two.bin")
+    kept = resized_features(net, two, config, tmp_path)
     source = KeptSource(two, net, losses=peer_losses, frozen=kept)
     log = train_kept(source, config, tmp_path / "run")
     total = [sum(v for k, v in row.items() if k != "step") for row in log]
@@ -148,8 +147,8 @@ def test_killed_peer_goes_on_bit_for_bit(tmp_path):
         "import sys; from pathlib import Path; from dataclasses import replace\n"
         "from smpr.experiments import rows as ablations; from smpr.experiments.records import write_record\n"
         "from smpr.peers.keypoint_rcnn import *\n"
-        "from smpr.peers import keypoint_rcnn as peer; from smpr.experiments.frozen import train_kept\n"
-        "peer.train_kept = lambda *a: train_kept(*a[:4], save_every=2)\n"
+        "from smpr.experiments import frozen; train_kept = frozen.train_kept\n"
+        "frozen.train_kept = lambda *a: train_kept(*a[:4], save_every=2)\n"
         "s = ablations.make_scale('smoke'); c = peer_config(s)\n"
         "c = replace(c, train=replace(c.train, steps=10))\n"
         "r = run_peer('t', s, 0, c); write_record(r.record, Path(sys.argv[1]), r.findings)\n"

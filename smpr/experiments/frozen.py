@@ -13,6 +13,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,15 +23,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ..batches import DataConfig, TrainStream, collate
+from ..batches import TrainStream, collate
 from ..config import to_dict
-from ..data import PoseSet, resize_factor, set_hash
+from ..data import PoseSet, make_sample, read_image, resize, resize_factor, set_hash
 from .findings import PictureOutput
 from ..inference import TestConfig
 from ..losses import compute_losses
 from ..model import SMPR
+from ..representation import Variant
 from ..settings import load_settings
-from ..structures import People
+from ..structures import People, Sample
 from ..training import RunConfig, Source, run_weights, train
 from ..update import Config
 
@@ -112,16 +114,11 @@ def freeze_features(
     return FrozenFeatures(path)
 
 # %% ../../nbs/experiments/frozen.ipynb #bf3c8d04
-def resized_sample(poses: PoseSet, config: TestConfig) -> tuple[Callable, int]:
-    "Pictures as they are tested: resized only."
-    plain = replace(DataConfig(), short=config.short, long=config.long, crop=0, flip=0.0, replace_empty=False)
-    stream = TrainStream(poses, plain, 0)
-
-    def sample(i: int):
-        stream.epoch = (0, np.arange(len(poses)))  # in the set's own order
-        return stream[i]
-
-    return sample, len(poses)
+def resized_sample(poses: PoseSet, config: TestConfig, i: int) -> Sample:
+    "Picture i as it is tested: resized only."
+    r = poses.records[i]
+    sample = make_sample(read_image(poses.images / r.file, r.size), r, Variant.CODE)
+    return resize(sample, resize_factor(r.size, config.short, config.long))
 
 
 def _kept_file(net: SMPR, config: Config, cache: Path, kind: str, *depends) -> Path:
@@ -145,8 +142,8 @@ def view_features(net: SMPR, poses: PoseSet, config: Config, views: int, cache: 
 def resized_features(net: SMPR, poses: PoseSet, config: Config, cache: Path) -> FrozenFeatures:
     "Kept features of pictures as they are tested."
     path = _kept_file(net, config, cache, "val", config.test.short, config.test.long, set_hash(poses))
-    samples = resized_sample(poses, config.test)
-    return freeze_features(net.eval(), *samples, config.data.pseudo_box, path, "features of test pictures")
+    sample, box = partial(resized_sample, poses, config.test), config.data.pseudo_box
+    return freeze_features(net.eval(), sample, len(poses), box, path, "features of test pictures")
 
 # %% ../../nbs/experiments/frozen.ipynb #68b9af16
 def sample_picks(step: int, count: int, config: Config) -> list[int]:
@@ -198,14 +195,14 @@ def seen_pictures(
     net: SMPR, poses: PoseSet, config: TestConfig, frozen: FrozenFeatures | None = None
 ) -> Iterator[tuple[Tensor | list[Tensor], list[tuple]]]:
     "What the network sees, 16 kept features or one picture; and the record, size and factor of each."
-    (sample, count), at_once = resized_sample(poses, config), 1 if frozen is None else 16
-    for start in tqdm(range(0, count, at_once), desc="testing", mininterval=5):
-        picks, pictures = list(range(start, min(start + at_once, count))), []
+    at_once = 1 if frozen is None else 16
+    for start in tqdm(range(0, len(poses), at_once), desc="testing", mininterval=5):
+        picks, pictures = list(range(start, min(start + at_once, len(poses)))), []
         for r in (poses.records[i] for i in picks):
             factor = resize_factor(r.size, config.short, config.long)
             pictures.append((r, tuple(max(1, int(side * factor + 0.5)) for side in r.size), factor))
         if frozen is None:
-            batch = collate([sample(i) for i in picks])
+            batch = collate([resized_sample(poses, config, i) for i in picks])
             yield network_input(net, batch.images, batch.sizes), pictures
         else:
             yield [m.to(net.mean.device) for m in frozen.maps(picks)], pictures

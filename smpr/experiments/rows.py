@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..assignment import Region
 from ..config import Options, change, flat, in_words, to_dict
-from ..data import PoseSet, load_set, set_hash
+from ..data import PoseSet, load_set, set_hash, trainable
 from ..evaluation import detect_set, evaluate
 from .findings import Findings, Matches, collect, found_poses, match_detections
 from .frozen import KeptSource, resized_features, set_outputs, train_kept, view_features
@@ -152,14 +152,17 @@ def _embedded(part: str) -> PoseSet:
 def row_sets(
     scale: Scale, train_set: PoseSet | None = None, val_set: PoseSet | None = None
 ) -> tuple[PoseSet, PoseSet]:
-    "Training and validation pictures: those given, else COCO or the embedded people, as the scale says."
+    "Training and validation pictures: given ones, else COCO or the embedded people. Raises SmprError."
 
     def first(poses: PoseSet | None, split: str, count: int | None) -> PoseSet:
         if poses is None:
             poses = coco_set(load_settings().coco, split) if scale.coco else _embedded(split)
         return poses.subset(range(min(count or len(poses), len(poses))))
 
-    return first(train_set, "train", scale.train_pictures), first(val_set, "val", scale.val_pictures)
+    learn, test = first(train_set, "train", scale.train_pictures), first(val_set, "val", scale.val_pictures)
+    if not any(trainable(r.keypoints, r.areas, r.crowd).any() for r in test.records):
+        raise SmprError(f"{test.annotations}: nobody has usable keypoints; testing needs some")
+    return learn, test
 
 
 def more_set(scale: Scale) -> PoseSet | None:

@@ -14,7 +14,6 @@ import logging
 import os
 import platform
 import shutil
-import sys
 import threading
 import time
 import uuid
@@ -48,11 +47,9 @@ def percent_done(job: Job, scale: str, extra: dict, runs: Path) -> int:
 
 @dataclass
 class Progress:
-    "One line a run. On a terminal it is repainted; elsewhere a new one comes every `every` percent."
+    "A line for each quarter of each run."
 
     total: int  # runs to do
-    terminal: bool = False
-    every: int = 25  # percent between two lines of one run
     began: float = field(default_factory=time.monotonic)
     share: dict = field(default_factory=dict)  # label: percent done
     where: dict = field(default_factory=dict)  # label: where it began last
@@ -68,13 +65,12 @@ class Progress:
 
     def update(self, label: str, percent: int) -> None:
         "A run has come so far."
-        step = 1 if self.terminal else self.every
         with self.lock:
             if label in self.ended:
                 return  # a late word
             before, self.share[label] = self.share.get(label, -1), percent
-            if percent // step > before // step:
-                self._show(f"{label:24} {percent:3d} %", "" if self.terminal else "\n")
+            if percent // 25 > before // 25:
+                self._show(f"{label:24} {percent:3d} %")
 
     def finish(self, label: str, failed: str = "") -> None:
         "A run has ended."
@@ -84,12 +80,11 @@ class Progress:
             said = f"failed: {failed}" if failed else "done"
             self._show(f"{label:24} {said}  ({len(self.ended)} of {self.total})")
 
-    def _show(self, text: str, end: str = "\n") -> None:
+    def _show(self, text: str) -> None:
         done, seconds = sum(self.share.values()) / 100, time.monotonic() - self.began
         minutes = (self.total - done) * seconds / max(done, 1e-9) / 60  # guessed from the speed so far
         left = "time left unknown" if done < 0.02 else f"about {minutes:.0f} min left"
-        start = "\r\033[K" if self.terminal else ""
-        print(f"{start}{text}, {left}", end=end, flush=True)
+        print(f"{text}, {left}", flush=True)
 
 # %% ../../nbs/experiments/runner.ipynb #69a66d1c
 def notebook(name: str) -> Path:
@@ -134,7 +129,7 @@ def run_jobs(
 ) -> list[Job]:
     "Run jobs side by side; returns those that failed."
     settings, extra, stop = settings or load_settings(), extra or {}, threading.Event()
-    progress = Progress(len(todo), sys.stdout.isatty())
+    progress = Progress(len(todo))
 
     def one(job: Job) -> int:
         def go_on() -> bool:
@@ -296,7 +291,7 @@ def run_on_scheduler(
 ) -> list[Job]:
     "Let the workers of a dask scheduler run jobs; returns those that failed. Raises SmprError."
     settings, extra, failed, futures = settings or load_settings(), extra or {}, [], {}
-    progress, ours, rows = Progress(len(todo), sys.stdout.isatty()), facts(scale, extra), Counter()
+    progress, ours, rows = Progress(len(todo)), facts(scale, extra), Counter()
 
     def hear(label: str, event: tuple) -> None:  # the time, and what a worker said
         tell = progress.begin if isinstance(event[1], str) else progress.update

@@ -27,17 +27,8 @@ from torchvision.ops import MultiScaleRoIAlign
 from ..config import Count, NotNegative, Options, Positive, Share
 from ..data import PictureRecord, PoseSet
 from ..evaluation import evaluate
+from ..experiments import frozen as features
 from ..experiments.findings import Confidence, Findings
-from smpr.experiments.frozen import (
-    FrozenFeatures,
-    KeptBatch,
-    KeptSource,
-    network_input,
-    resized_features,
-    seen_pictures,
-    train_kept,
-    view_features,
-)
 from ..experiments.jobs import PEER
 from ..experiments.records import make_record
 from ..experiments.rows import Run, RunOptions, Scale, kept_run, row_sets, start_state
@@ -179,15 +170,17 @@ def peer_config(scale: Scale) -> Config:
     return replace(base, model=model, train=train)
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #1e5e4bd1
-def peer_losses(net: TopDown, batch: KeptBatch | Batch, config: Config, step: int) -> dict[str, Tensor]:
+def peer_losses(
+    net: TopDown, batch: features.KeptBatch | Batch, config: Config, step: int
+) -> dict[str, Tensor]:
     "Losses on kept features or pictures; the draws of anchors and proposals follow from seed and step."
     device, half = net.mean.device, config.train.bf16
-    if isinstance(batch, KeptBatch):
+    if isinstance(batch, features.KeptBatch):
         seen = [m.to(device, torch.bfloat16 if half else torch.float32) for m in batch.maps]
         whole = tuple(n * net.config.strides[0] for n in seen[0].shape[-2:])  # the padding belongs to it
         sizes = [whole] * len(batch.people)
     else:
-        seen = network_input(net, batch.images, batch.sizes)
+        seen = features.network_input(net, batch.images, batch.sizes)
         sizes = [tuple(size) for size in batch.sizes.tolist()]
     targets = person_targets([p.to(device) for p in batch.people], sizes, net.heads.margin)
     draw = int(np.random.SeedSequence([config.train.seed, step]).generate_state(1)[0])
@@ -201,12 +194,12 @@ def peer_losses(net: TopDown, batch: KeptBatch | Batch, config: Config, step: in
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #b9a07536
 @torch.inference_mode()
 def find_people(
-    net: TopDown, poses: PoseSet, config: TestConfig, frozen: FrozenFeatures | None = None
+    net: TopDown, poses: PoseSet, config: TestConfig, frozen: features.FrozenFeatures | None = None
 ) -> Iterator[tuple[PictureRecord, dict, float]]:
     "Each picture of a set, what is found in it, or in its kept features, and its resize factor."
     net.eval()
     half = config.bf16 or frozen is not None
-    for seen, pictures in seen_pictures(net, poses, config, frozen):
+    for seen, pictures in features.seen_pictures(net, poses, config, frozen):
         with torch.autocast(net.mean.device.type, dtype=torch.bfloat16, enabled=half):
             found, _ = net(seen, [size for _, size, _ in pictures])
         for people, (record, _, factor) in zip(found, pictures, strict=True):
@@ -250,16 +243,16 @@ def run_peer(
     start = start_state(net, scale.start, scale.start_parts)
     net.load_state_dict(start, strict=False)
     if scale.frozen_features:
-        frozen = view_features(net, train_set, config, scale.views, cache)
-        kept = resized_features(net, val_set, config, cache)
-        source = KeptSource(train_set, net, losses=peer_losses, frozen=frozen)
+        frozen = features.view_features(net, train_set, config, scale.views, cache)
+        kept = features.resized_features(net, val_set, config, cache)
+        source = features.KeptSource(train_set, net, losses=peer_losses, frozen=frozen)
         what, extra, every = frozen.path.name, {"views": scale.views}, 50
     else:
         kept, source = None, Source(train_set, net, peer_losses)
         what, extra, every = f"{len(train_set)} of {train_set.annotations}", {}, 500
     folder, training = settings.runs / experiment / f"{name}-{scale.name}-s{seed}", time.time()
     run = kept_run(folder, config, scale, what, str(heads))
-    log = train_kept(source, config, run, f"{name} seed {seed}", every)
+    log = features.train_kept(source, config, run, f"{name} seed {seed}", every)
     extra |= {"train_seconds": round(time.time() - training, 1), "log": log}
     found = find_people(net, val_set, config.test, kept)
     findings = peer_findings(found, val_set, net.sigmas, heads.sure_at)
