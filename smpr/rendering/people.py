@@ -339,26 +339,21 @@ def _wall(p: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         paint = replace(bodies.sample_cloth(rng, tables()["outfit"]["wall"]), often=u(1, 5), thick=0.5)
         out = 0.3 * cloth_colour(paint, p) + 0.7 * u(0.35, 0.85)
         out *= (0.85 + 0.3 * noise(p * 0.8, 3))[:, None]
-    for _ in range(rng.integers(1, 7)):
-        _hang(out, p, rng)
+    for _ in range(rng.integers(1, 7)):  # a picture, window or door with its frame
+        cx, cz, w, h = u(-5, 5), u(1.2, 2), u(0.2, 0.9), u(0.25, 0.7)
+        if rng.random() < 0.3:
+            cz, w, h = 1.0, 0.45, 1.0
+        dx, dz = x - cx, z - cz
+        inside, rim = (abs(dx) < w) & (abs(dz) < h), (abs(dx) > w - 0.05) | (abs(dz) > h - 0.05)
+        first, second = (np.array(bodies.sample_cloth(rng).first) for _ in range(2))
+        photo, m = rng.random() < 0.6, noise(p[inside] * u(1, 9) + cx * 50, 3)[:, None]
+        out[inside] = first * (1 - m) + second * m
+        if photo:
+            across, up = dx[inside] / (2 * w) + 0.5, dz[inside] / (2 * h) + 0.5
+            out[inside] = look_up(pick(rng, PHOTOS), across, up, 1)
+        out[inside & rim] = second
     out[z < 0.1] *= 0.6
     return np.where((z > 2.7)[:, None], u(0.6, 0.8), out)
-
-# %% ../../nbs/rendering/people.ipynb #71fbab33
-def _hang(out: np.ndarray, p: np.ndarray, rng: np.random.Generator) -> None:
-    "A picture, window or door with its frame, painted on a wall."
-    u = rng.uniform
-    cx, cz, w, h = u(-5, 5), u(1.2, 2), u(0.2, 0.9), u(0.25, 0.7)
-    if rng.random() < 0.3:
-        cz, w, h = 1.0, 0.45, 1.0
-    x, z = p[:, 0] - cx, p[:, 2] - cz
-    inside, rim = (abs(x) < w) & (abs(z) < h), (abs(x) > w - 0.05) | (abs(z) > h - 0.05)
-    first, second = (np.array(bodies.sample_cloth(rng).first) for _ in range(2))
-    photo, m = rng.random() < 0.6, noise(p[inside] * u(1, 9) + cx * 50, 3)[:, None]
-    out[inside] = first * (1 - m) + second * m
-    if photo:
-        out[inside] = look_up(pick(rng, PHOTOS), x[inside] / (2 * w) + 0.5, z[inside] / (2 * h) + 0.5, 1)
-    out[inside & rim] = second
 
 # %% ../../nbs/rendering/people.ipynb #70409694
 def _sky(rays: np.ndarray, rng: np.random.Generator) -> np.ndarray:
