@@ -20,8 +20,8 @@ import torch
 import smpr
 from ..config import to_dict
 from ..data import PoseSet, set_hash
-from .findings import Confidence, Findings, write_detections
-from ..settings import SmprError, atomic_write, file_digest, load_settings
+from .findings import Confidence, Findings, readable, write_detections
+from ..settings import atomic_write, file_digest, load_settings
 from ..update import Config
 
 # %% ../../nbs/experiments/records.ipynb #e2e38623
@@ -129,7 +129,5 @@ def load_records(experiment: str, scale: str, figures: Path) -> list[dict]:
 
 def read_record(path: Path) -> dict:
     "The record in a file. Raises SmprError."
-    try:
+    with readable(path, "a record"):
         return json.loads(path.read_text())
-    except json.JSONDecodeError as e:
-        raise SmprError(f"{path}: not valid JSON ({e}); delete it and run the row again") from None
