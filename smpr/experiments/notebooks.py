@@ -19,6 +19,8 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
+from ..settings import Settings
+
 # %% ../../nbs/experiments/notebooks.ipynb #552aff0c
 def end_with_starter() -> None:
     "Wait for the end of the pipe from the starter; then end what this process has started, and itself."
@@ -47,14 +49,16 @@ def run_notebook(
     lock: Path,  # held while it runs
     parameters: dict,
     threads: int = 1,
-    env: dict[str, str] | None = None,
+    settings: Settings | None = None,  # whose folders of figures and runs it uses; None: the usual ones
     go_on: Callable[[], bool] = lambda: True,  # asked twice a second; when it says no, the run is ended
 ) -> int:
     "Run a notebook in a process of its own; returns its exit code."
     out.parent.mkdir(parents=True, exist_ok=True)
     more = {"OMP_NUM_THREADS": str(threads), "MPLBACKEND": "Agg", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    if settings:
+        more |= {"SMPR_FIGURES": str(settings.figures), "SMPR_RUNS": str(settings.runs)}
     command = [sys.executable, "-c", "from smpr.experiments.notebooks import child; child()"]
-    pipes, env = {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT}, os.environ | more | (env or {})
+    pipes, env = {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT}, os.environ | more
     with out.with_suffix(".log").open("a") as log:  # the run that holds the lock empties it
         process = subprocess.Popen(command, stdout=log, text=True, env=env, **pipes)
     with process.stdin as pipe:  # closed at the end, which ends the process where it has not ended
