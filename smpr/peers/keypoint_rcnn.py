@@ -39,7 +39,7 @@ from ..settings import load_settings, resolve_device
 from ..skeleton import COCO17, Skeleton
 from ..structures import Batch, People, result_entry
 from ..training import Source
-from ..update import Config
+from ..update import Config, network_input
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #5b4a75ce
 def person_boxes(
@@ -180,7 +180,7 @@ def peer_losses(
         whole = tuple(n * net.config.strides[0] for n in seen[0].shape[-2:])  # the padding belongs to it
         sizes = [whole] * len(batch.people)
     else:
-        seen = features.network_input(net, batch.images, batch.sizes)
+        seen = network_input(net, batch.images, batch.sizes)
         sizes = [tuple(size) for size in batch.sizes.tolist()]
     targets = person_targets([p.to(device) for p in batch.people], sizes, net.heads.margin)
     draw = int(np.random.SeedSequence([config.train.seed, step]).generate_state(1)[0])
