@@ -1,4 +1,4 @@
-"What a line may hold: columns, statements, lambdas, patched methods."
+"What a line may hold: columns, statements, lambdas, patched methods; and how many lines there may be."
 
 import ast
 import subprocess
@@ -73,3 +73,15 @@ def test_the_checks_see_what_they_forbid():
     assert lambdas(ast.parse(seen)) == [3]
     code = "conv.forward = f\nsetattr(m, 'forward', f)\nconv.bias = b\nconv.forward(x)\n"
     assert patched(ast.parse(code)) == [1, 2]
+
+
+CORE = [
+    p for p in MODULES if p.parent.name == "smpr" and p.name != "cli.py"
+]  # chapters, and what they stand on
+
+
+@pytest.mark.parametrize("modules, limit", [(MODULES, 9500), (CORE, 4200)], ids=["package", "core"])
+def test_the_package_stays_small(modules, limit):
+    "All lines count, comments and blank ones, too. What grows is paid for by what goes."
+    lines = sum(len(path.read_text().splitlines()) for path in modules)
+    assert lines <= limit, f"{lines} lines, {lines - limit} too many"
