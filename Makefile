@@ -16,8 +16,8 @@ $(BIN)/python:
 	 else $(PYTHON) -m venv $(VENV) || { echo "No virtual environment could be made: install your system's python3-venv, or uv; then remove $(VENV) and try again."; exit 1; }; fi
 
 $(STAMP): pyproject.toml | $(BIN)/python
-	@if command -v uv >/dev/null 2>&1; then uv pip install --python $(BIN)/python -e '.[dev]'; \
-	 else $(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'; fi
+	@if command -v uv >/dev/null 2>&1; then uv pip install --python $(BIN)/python -e '.[test]'; \
+	 else $(BIN)/python -m pip install --disable-pip-version-check -e '.[test]'; fi
 	@touch $@
 
 quick: $(STAMP)  ## export, lint, types, structure and unit tests (under 3 minutes)
@@ -39,7 +39,7 @@ notebooks: $(STAMP)  ## run every notebook in place, pictures kept, then clean a
 readme: $(STAMP) ## README.md from nbs/index.ipynb
 	@$(BIN)/python .ci/readme.py
 
-bench: $(STAMP)  ## how fast smpr is here, against plain versions, torchvision and the machine's limit (at most 20 minutes)
+bench: $(STAMP)  ## how fast smpr is here, against plain versions, torchvision and the machine's limit (about 25 minutes)
 	@$(BIN)/python benchmarks/bench.py
 
 trust: $(STAMP)  ## kill it, feed it garbage, load hostile files: figures/results/trust.json (at most 30 minutes; goes on where it stopped)

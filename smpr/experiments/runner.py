@@ -34,7 +34,7 @@ from .jobs import TABLES, Job, plan
 from .notebooks import run_notebook
 from .records import BESIDE, environment, made_here, mark_made
 from .rows import make_scale, prepare_features
-from ..settings import Settings, SmprError, atomic_write, file_digest, load_settings
+from ..settings import Settings, SmprError, atomic_write, file_digest, load_settings, need
 from ..training import read_log
 
 # %% ../../nbs/experiments/runner.ipynb #0cb9a688
@@ -245,13 +245,10 @@ def row_on_worker(job: Job, scale: str, extra: dict, ours: dict, rows: dict) -> 
 # %% ../../nbs/experiments/runner.ipynb #90e9fba6
 def connect(address: str, timeout: float = 10.0):
     "A client of the dask scheduler at `address`. Raises SmprError."
-    try:
-        from distributed import Client
-    except ImportError:
-        raise SmprError("--scheduler needs the package 'distributed'; pip install 'smpr[dask]'") from None
+    distributed = need("distributed", "dask", "--scheduler")
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # we say it in one line
     try:
-        return Client(address, timeout=timeout, set_as_default=False)
+        return distributed.Client(address, timeout=timeout, set_as_default=False)
     except (OSError, ValueError) as e:
         said = f"no dask scheduler answers there ({e or type(e).__name__})"
         remedy = "start one with `dask scheduler` and give the address it prints, like tcp://HOST:8786"
@@ -346,6 +343,9 @@ def reproduce(
     scheduler: str | None = None,  # a dask scheduler whose workers do the runs; None: this machine
 ) -> int:
     "Run what was not run here yet, then build; returns how many runs and notebooks failed. Raises SmprError."
+    if scheduler:
+        need("distributed", "dask", "--scheduler")
+    need("papermill", "experiments", "smpr reproduce")
     if jobs is not None and scheduler:
         raise SmprError(f"--jobs {jobs}: with --scheduler its workers decide that; leave it out")
     if jobs is not None and jobs < 1:

@@ -10,7 +10,6 @@ __all__ = ['TEXTURES', 'PHOTOS', 'body_model', 'RenderConfig', 'Thing', 'Scene3D
 
 # %% ../../nbs/rendering/people.ipynb #6c3bc3f4
 # Shapes: (H, W) picture, Q points or pixels, K keypoints, P persons. Metres; z up, y into the picture.
-import importlib.util
 import io
 import json
 import multiprocessing
@@ -33,7 +32,7 @@ from ..config import RISING, Count, NotNegative, Options, Positive, Rule, Share,
 from . import bodies, rasteriser
 from .bodies import BodyModel, Cloth, Person, cloth_colour, noise, pick, tables, turn, unit
 from .rasteriser import Camera, Mesh, box, egg, join, lathe, mix, rasterise
-from ..settings import atomic_write
+from ..settings import atomic_write, need
 from ..skeleton import COCO17, skeleton_to_category
 
 # %% ../../nbs/rendering/people.ipynb #02885a0d
@@ -94,9 +93,8 @@ def texture(name: str, level: int = 0) -> np.ndarray:
         t = texture(name, level - 1)
         h, w = t.shape[0] // 2 * 2, t.shape[1] // 2 * 2
         return t[:h, :w].reshape(h // 2, 2, w // 2, 2, 3).mean((1, 3))
-    if not (spec := importlib.util.find_spec("skimage")):
-        raise SmprError("rendering people needs skimage; pip install 'smpr[render]'")
-    file = next((Path(spec.submodule_search_locations[0]) / "data").glob(f"{name}.*"))
+    skimage = need("skimage", "render", "rendering people")
+    file = next((Path(skimage.__file__).parent / "data").glob(f"{name}.*"))
     return np.asarray(Image.open(file).convert("RGB"), np.float64) / 255
 
 # %% ../../nbs/rendering/people.ipynb #d40b779d

@@ -16,7 +16,8 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from ..config import SmprError, Span, field_types, take_apart
+from ..config import Span, field_types, take_apart
+from ..settings import need
 from ..skeleton import COLORS, Skeleton, draw_poses
 from ..structures import Sample
 
@@ -70,10 +71,7 @@ def _control(name: str, start, span: Span | None, widgets):
 # %% ../../nbs/viz/panels.ipynb #5575cce8
 def panel(draw: Callable, choices: type) -> SimpleNamespace:
     "Controls for `choices`, caption and picture of `draw(choices)`, a box of all. May raise SmprError."
-    try:
-        import ipywidgets as widgets
-    except ImportError:
-        raise SmprError("panels need ipywidgets: pip install ipywidgets") from None
+    widgets = need("ipywidgets", "notebooks", "a panel")
     controls = {n: _control(n, getattr(choices, n), s, widgets) for n, s in spans(choices).items()}
     caption, picture = widgets.HTML(), widgets.Image(format="png")
 

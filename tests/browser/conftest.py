@@ -31,7 +31,7 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory) -> Iterator[tuple[str, str, Path]]:
     "A running JupyterLab: its address, its token and the folder that it serves."
-    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install -e '.[dev]'")
+    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install -e '.[test]'")
     home, port, token = tmp_path_factory.mktemp("lab"), free_port(), secrets.token_hex(16)
     for name in ("settings", "files"):
         (home / name).mkdir()
@@ -79,7 +79,7 @@ def lab(tmp_path_factory) -> Iterator[tuple[str, str, Path]]:
 def browser():
     "Debian's Chromium under Playwright."
     api = pytest.importorskip(
-        "playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'"
+        "playwright.sync_api", reason="Playwright is not installed: pip install -e '.[test]'"
     )
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed: apt-get install chromium, or make browser as root")
