@@ -82,7 +82,7 @@ def main() -> None:
             config,
             train_set,
             run,
-            start=start_weights(a.weights, config, True),
+            start=start_weights(a.weights, config, real.skeleton),
             minutes=a.minutes,
             workers=1,
             preload=True,

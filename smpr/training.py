@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['pack_optimizer', 'unpack_optimizer', 'seal', 'check_seal', 'write_state', 'save_checkpoint', 'find_checkpoint',
-           'load_checkpoint', 'run_weights', 'load_run', 'peak_memory', 'RunLog', 'read_log', 'averaged', 'measure',
-           'pose_sheet', 'find_run', 'open_run', 'RunConfig', 'Keeper', 'step_batches', 'Source', 'Stopped',
-           'StopSignals', 'one_line_errors', 'train']
+           'load_checkpoint', 'run_weights', 'load_run', 'peak_memory', 'NoBoard', 'open_board', 'RunLog', 'read_log',
+           'averaged', 'measure', 'pose_sheet', 'find_run', 'open_run', 'RunConfig', 'Keeper', 'step_batches', 'Source',
+           'Stopped', 'StopSignals', 'one_line_errors', 'fitting_weights', 'train']
 
 # %% ../nbs/14_training.ipynb #1c1c2780
 # Shapes: N images, P locations, K keypoints.
@@ -38,15 +38,15 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .batches import DrawSampler, TrainStream, train_loader
-from .checkpoints import write_tensors
+from .checkpoints import wanted_shapes, write_tensors
 from .config import Count, NotNegative, Options, Whole, check_same, from_dict, to_dict
 from .data import PoseSet, read_image, skipped_people
 from .evaluation import detect_set, evaluate
 from .fuse import fold_norms
 from .inference import TestConfig, find_poses, load
 from .model import SMPR
-from .settings import SmprError, atomic_write, file_digest, sync_path
-from .skeleton import draw_poses
+from .settings import SmprError, atomic_write, file_digest, need, sync_path
+from .skeleton import Skeleton, draw_poses
 from .update import BadNumbers, Config, TrainState, keep_bad_step, make_state, train_step, wrap
 
 # %% ../nbs/14_training.ipynb #483a901f
@@ -178,12 +178,30 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 # %% ../nbs/14_training.ipynb #35bc6da3
+class NoBoard:
+    "What stands where TensorBoard would, without its package."
+
+    def add_scalar(self, *values) -> None: ...
+
+    def add_figure(self, *values) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def open_board(folder: Path, step: int):
+    "TensorBoard's writer of a run that begins at `step`; without the package a note and `NoBoard`."
+    try:
+        package = need("torch.utils.tensorboard", "tensorboard", f"{folder}: writing curves")
+    except SmprError as e:
+        print(f"{e}; log.jsonl holds the same numbers", file=sys.stderr)
+        return NoBoard()
+    return package.SummaryWriter(folder, purge_step=step)
+
+
 class RunLog:
     "log.jsonl and TensorBoard files of a run; what a cut run wrote after the checkpoint `saved` is dropped."
 
     def __init__(self, run: Path, saved: dict | None = None):
-        from torch.utils.tensorboard import SummaryWriter
-
         saved = {"step": 0, "log_rows": 0, "pending": [], "spent": 0} | (saved or {})
         self.path, self.pending = run / "log.jsonl", saved["pending"]
         self.since = time.monotonic() - saved["spent"]
@@ -191,7 +209,7 @@ class RunLog:
         self.rows = len(rows)
         if self.path.exists():
             atomic_write(self.path, "".join(f"{json.dumps(row)}\n" for row in rows))
-        self.board = SummaryWriter(run / "tensorboard", purge_step=saved["step"] + 1)
+        self.board = open_board(run / "tensorboard", saved["step"] + 1)
 
     def write(self, step: int, row: dict) -> dict:
         "Append one row, to nine digits (all that a loss has), to both."
@@ -479,19 +497,39 @@ def one_line_errors(state: TrainState) -> Iterator[None]:
         help = "run again to resume, with fewer workers (settings.ini) if memory is short"
         raise SmprError(f"after step {state.step} {lost}; {help}") from None
 
+# %% ../nbs/14_training.ipynb #c793ccdb
+def fitting_weights(weights: str | Path, config: Config, skeleton: Skeleton) -> dict[str, Tensor]:
+    "What a new network can take of shipped weights or a file; says which parts begin at random."
+    own, theirs = wanted_shapes(config.model, skeleton), load(weights, "cpu").state_dict()
+    fit = {name: t for name, t in theirs.items() if own.get(name) == tuple(t.shape)}
+    if not fit:
+        raise SmprError(
+            f"{weights}: no tensor fits this network; give other weights or the same model options"
+        )
+    new = sorted({name.rpartition(".")[0] for name in set(own) - set(fit)})
+    if new and rank_world()[0] == 0:
+        said = f"start: {len(fit)} of {len(own)} tensors of {weights}; at random: {', '.join(new)}"
+        print(said, file=sys.stderr)
+    return fit
+
 # %% ../nbs/14_training.ipynb #d862d17b
 def train(
     config: Config,
     train_set: PoseSet | Source,
     run: Path,  # run folder; made, or resumed when it holds a run
     val_set: PoseSet | None = None,  # measured at the end and every `eval_every` steps; decides what is best
-    start: dict[str, Tensor] | None = None,  # start weights: a state dict or a part of one
+    start: dict
+    | str
+    | Path
+    | None = None,  # start weights: a state dict or a part, or `fitting_weights`' name
     options: RunConfig = RunConfig(),
     **more,  # fields of `options`: workers=0, device="cpu"
 ) -> dict:  # run, step, steps done now, seconds, losses, metrics, history (all rows of the log)
     "Train into the folder `run`, under torchrun together. Raises `SmprError`, and `Stopped` after a signal."
     began, run, options = time.monotonic(), Path(run), replace(options, **more)
     source = train_set if isinstance(train_set, Source) else Source(train_set)
+    if isinstance(start, (str, Path)):
+        start = fitting_weights(start, config, source.poses.skeleton)
     with processes(options.device) as place, StopSignals() as signals:
         state = source.begin(config, place, start)
         saved = open_run(run, config, source.poses, state, options.resume)
