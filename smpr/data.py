@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ID_FIELD', 'MOST_PIXELS', 'PictureRecord', 'PoseSet', 'read_json', 'keypoint_error', 'is_number', 'field_error',
-           'document_errors', 'read_records', 'load_set', 'read_image', 'trainable', 'skipped_people', 'make_sample',
-           'resize_factor', 'resize', 'set_hash']
+           'document_errors', 'read_records', 'file_skeleton', 'load_set', 'to_rgb', 'read_image', 'trainable',
+           'skipped_people', 'make_sample', 'resize_factor', 'resize', 'set_hash']
 
 # %% ../nbs/09_data.ipynb #f3ae7eb9
 # Shapes: N pictures, G persons, K keypoints, H and W height and width of a picture in px.
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .representation import Variant, oks, pseudo_boxes
 from .settings import SmprError
-from .skeleton import COCO17, Skeleton
+from .skeleton import COCO17, Skeleton, skeleton_from_category
 from .structures import Sample
 
 # %% ../nbs/09_data.ipynb #80f34cec
@@ -233,16 +233,28 @@ def _record(image: dict, people: list[dict], K: int) -> PictureRecord:
     return PictureRecord(*head, keypoints, areas, crowd, boxes, labelled, unsized, image.get("coco_split"))
 
 # %% ../nbs/09_data.ipynb #113740ec
+def file_skeleton(annotations: Path | dict) -> Skeleton:
+    "The skeleton that a COCO-format file describes; COCO's where it describes none. Raises SmprError."
+    try:
+        document = annotations if isinstance(annotations, dict) else read_json(annotations)
+        kinds = [c for c in document["categories"] if isinstance(c, dict) and c.get("id") == 1]
+    except (SmprError, LookupError, TypeError):
+        return COCO17  # whoever reads the set says what is wrong
+    mine = next((c for c in kinds if c.get("keypoints")), {"keypoints": list(COCO17.names)})
+    return COCO17 if mine["keypoints"] == list(COCO17.names) else skeleton_from_category(mine)
+
+
 def load_set(
-    images: Path,  # folder of the pictures
-    annotations: Path | dict,  # COCO person-keypoint JSON: the file, or its content
-    skeleton: Skeleton = COCO17,
+    images: str | Path,  # folder of the pictures
+    annotations: str | Path | dict,  # COCO person-keypoint JSON: the file, or its content
+    skeleton: Skeleton | None = None,  # None: as the file says
 ) -> PoseSet:
     "Read and check a COCO-format keypoint set; the pictures themselves are opened later. Raises SmprError."
     if isinstance(annotations, dict):
         path, data = Path("annotations"), annotations
     else:
         path, data = Path(annotations), read_json(annotations)
+    skeleton = skeleton or file_skeleton(data)
     return PoseSet(Path(images), path, read_records(data, skeleton.K, str(path)), skeleton)
 
 # %% ../nbs/09_data.ipynb #5b735afb
@@ -261,6 +273,19 @@ def _open_checked(path: Path) -> Image.Image:
     return im
 
 # %% ../nbs/09_data.ipynb #459c7797
+def to_rgb(
+    picture: Image.Image,  # any mode
+    size: tuple[int, int] | None = None,  # (height, width) that the annotations speak of, px
+) -> np.ndarray:  # (H, W, 3) uint8
+    "A Pillow picture as RGB, turned as EXIF says unless `size` tells it was annotated unturned."
+    turned = ImageOps.exif_transpose(picture)
+    if size is not None and picture.size[::-1] == tuple(size) != turned.size[::-1]:
+        turned = picture
+    if turned.mode[0] == "I":  # 16 bits a pixel
+        turned = Image.fromarray((np.asarray(turned) / 257).clip(0, 255).astype(np.uint8))
+    return np.array(turned.convert("RGB"))
+
+
 def read_image(
     path: Path,  # any format Pillow reads
     size: tuple[int, int] | None = None,  # (height, width) that the annotations speak of, px
@@ -268,12 +293,7 @@ def read_image(
     "A picture as RGB, turned as EXIF says unless `size` tells it was annotated unturned. Raises SmprError."
     try:
         with _open_checked(Path(path)) as im:
-            turned = ImageOps.exif_transpose(im)
-            if size is not None and im.size[::-1] == tuple(size) != turned.size[::-1]:
-                turned = im
-            if turned.mode[0] == "I":  # 16 bits a pixel
-                turned = Image.fromarray((np.asarray(turned) / 257).clip(0, 255).astype(np.uint8))
-            out = np.array(turned.convert("RGB"))
+            out = to_rgb(im, size)
     except FileNotFoundError:
         raise SmprError(f"{path}: no such picture; check the folder and the file name") from None
     except SmprError:

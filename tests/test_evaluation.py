@@ -227,9 +227,11 @@ def test_somebody_without_an_area_is_named(document):
 
 
 def test_an_empty_set_has_nobody(people):
-    "And is not taken for a missing one."
+    "And is not taken for a missing one; to measure on it is refused."
     nobody = people.subset([])
-    assert [len(s) for s in row_sets(make_scale("smoke"), nobody, nobody)] == [0, 0]
+    assert len(row_sets(make_scale("smoke"), nobody, people)[0]) == 0
+    with pytest.raises(SmprError, match="nobody has usable keypoints"):
+        row_sets(make_scale("smoke"), people, nobody)
     assert set(evaluate(nobody, []).values()) == {-1.0} and len(match_detections(nobody, []).people) == 0
 
 
