@@ -104,21 +104,15 @@ class Passing(Options):
     device: str | None = None  # auto, cpu, cuda or cuda:N; default: settings.ini
     flip: bool = False  # also look at the mirrored picture
     scales: tuple[Count, ...] = ()  # shorter sides in px for a multi-scale test, for instance 400,600,800
+    batch_size: Count | None = None  # pictures at a time; default: 1 on a CPU, 8 on a GPU
     snap: NotNegative | None = None  # 1: keypoints go where the heatmap sees them; 0: off; default: as saved
-
-    def test(self, config):
-        "Test settings with what these flags ask for."
-        if self.snap is not None:
-            config = replace(config, decode=replace(config.decode, snap=self.snap or None))
-        scales = tuple((s, max(round(s * config.long / config.short), s)) for s in self.scales)
-        return replace(config, flip=self.flip or config.flip, scales=scales or config.scales)
 
     def network(self):
         "The network and how to test it. Raises SmprError."
         from smpr.inference import load
 
         model = load(self.weights, self.device or load_settings().device)
-        return model, self.test(model.test)
+        return model, model.test.asked(self.flip or None, self.scales, self.snap)
 
 # %% ../nbs/appendix/command.ipynb #2ba081eb
 def complain(lines: list[str]) -> int:
@@ -137,14 +131,16 @@ class Predict(Passing):
     threshold: float = 0.2  # score from which a pose is drawn
 
     def __call__(self) -> int:
-        from smpr.command.media import Drawer, Journal, find_sources, write_results
-        from smpr.inference import shipped_weights
+        from smpr.command.media import Drawer, Journal, write_results
+        from smpr.inference import shipped_weights, usual_batch
+        from smpr.sources import find_sources
 
         sources, out = find_sources(self.source), self.out
         model, config = self.network()
         weights = file_digest(shipped_weights().get(self.weights, Path(self.weights)))
         about = {"weights": weights, "test": to_dict(config), "threshold": self.threshold}
-        drawer = Drawer(model, config, self.threshold, Journal(out, about, self.fresh))
+        size = usual_batch(model, self.batch_size)
+        drawer = Drawer(model, config, self.threshold, Journal(out, about, self.fresh), size)
         try:
             found = list(drawer.draw(sources, out))
         finally:
@@ -163,6 +159,7 @@ class Eval(Passing):
     images: Path  # folder of the pictures
     annotations: Path | None = None  # COCO-format ground truth
     image_info: Path | None = None  # image list without annotations, as for test-dev
+    workers: Whole = 0  # processes that read pictures; 0: this one does
     json: Path | None = None  # write the ten numbers here
     results: Path | None = None  # write the detections here, COCO results format
 
@@ -177,7 +174,7 @@ class Eval(Passing):
         model, config = self.network()
         poses = load_set(self.images, self.annotations or self.image_info or Path(), model.skeleton)
         check_truth(poses, measured=bool(self.annotations))
-        results = detect_set(model, poses, config)
+        results = detect_set(model, poses, config, True, self.batch_size, self.workers)
         if self.results:
             atomic_write(self.results, json.dumps(results) + "\n")
         if not self.annotations:
@@ -202,16 +199,10 @@ def check_truth(poses, measured: bool) -> None:
 
 # %% ../nbs/appendix/command.ipynb #645eb237
 def set_skeleton(file: Path):
-    "The skeleton that a COCO-format file describes; COCO's where it describes none. Raises SmprError."
-    from smpr.data import read_json
-    from smpr.skeleton import COCO17, skeleton_from_category
+    "The skeleton that a COCO-format file describes, as `smpr.data.file_skeleton`. Raises SmprError."
+    from smpr.data import file_skeleton
 
-    try:
-        kinds = [c for c in read_json(file)["categories"] if isinstance(c, dict) and c.get("id") == 1]
-    except (SmprError, LookupError, TypeError):
-        return COCO17  # whoever reads the set says what is wrong
-    mine = next((c for c in kinds if c.get("keypoints")), {"keypoints": list(COCO17.names)})
-    return COCO17 if mine["keypoints"] == list(COCO17.names) else skeleton_from_category(mine)
+    return file_skeleton(file)
 
 
 def open_set(images: Path | None, annotations: Path | None, part: str = "train"):
@@ -223,7 +214,7 @@ def open_set(images: Path | None, annotations: Path | None, part: str = "train")
         raise SmprError(f"{flags}: give both, the folder of the pictures and their COCO-format file")
     home = load_settings().data / part
     file = annotations or home / "person_keypoints.json"
-    return load_set(images or home / "images", file, set_skeleton(file))
+    return load_set(images or home / "images", file)
 
 # %% ../nbs/appendix/command.ipynb #ac6185c9
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +263,7 @@ def run_training(a: Train, config, run: Path) -> None:
         val_set = open_set(a.val_images, a.val_annotations, "val")
     skips = "; ".join(f"{why}: {len(ids)}" for why, ids in skipped_people(train_set).items()) or "nobody"
     print(f"training skips: {skips} (skipped.json in the run folder lists them)", file=sys.stderr)
-    start = start_weights(a.weights or ("rendered" if photos else None), config, photos)
+    start = start_weights(a.weights or ("rendered" if photos else None), config, train_set.skeleton)
     device, workers = a.device or settings.device, settings.workers
     if photos:
         config = scheduled(a, config, run, train_set, start, device, workers)
@@ -327,22 +318,19 @@ def scheduled(a: Train, config, run: Path, train_set, start, device: str, worker
     return change_many(config, [*a.changes]) if saved else config
 
 
-def start_weights(name: str | None, config, fitting: bool = False):
-    "What training begins with; `fitting` takes those parts that this network has, too. Raises SmprError."
-    from smpr.checkpoints import wanted_shapes
+def start_weights(name: str | None, config, skeleton):
+    "What training begins with: of other weights those parts that this network has, too. Raises SmprError."
     from smpr.deploy.published import load_lite0_imagenet
-    from smpr.inference import load
     from smpr.model import SMPR
+    from smpr.training import fitting_weights
 
     if not name:
         return None
-    if name == "imagenet":
-        net = SMPR(config.model)
-        load_lite0_imagenet(net.backbone)
-        return {k: v for k, v in net.state_dict().items() if k.startswith("backbone.")}
-    net = load(name, "cpu")
-    own = wanted_shapes(config.model, net.skeleton) if fitting else {}
-    return {k: v for k, v in net.state_dict().items() if not fitting or own.get(k) == tuple(v.shape)}
+    if name != "imagenet":
+        return fitting_weights(name, config, skeleton)
+    net = SMPR(config.model)
+    load_lite0_imagenet(net.backbone)
+    return {k: v for k, v in net.state_dict().items() if k.startswith("backbone.")}
 
 # %% ../nbs/appendix/command.ipynb #6b03c6ff
 @dataclass(frozen=True, kw_only=True)

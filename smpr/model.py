@@ -360,6 +360,11 @@ class SMPR(nn.Module):
         self.register_buffer("std", torch.tensor(std).reshape(3, 1, 1), persistent=False)
         self.register_buffer("sigmas", torch.tensor(skeleton.sigmas), persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        "Where the network computes."
+        return self.mean.device
+
     def normalize(
         self,
         images: Tensor,  # (N, 3, H, W) uint8 RGB, padded right and bottom

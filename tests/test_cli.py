@@ -309,14 +309,14 @@ def test_out_is_no_folder(smpr, weights, photos):
 def test_interrupted(smpr, weights, photos, monkeypatch):
     import smpr.command.media as media
 
-    real = media.predict
+    real = media.each_of_file
 
-    def predict(model, source, config=None):
-        if Path(source).name == "c.webp":
+    def each_of_file(source):
+        if source.name == "c.webp":
             raise KeyboardInterrupt
-        return real(model, source, config)
+        return real(source)
 
-    monkeypatch.setattr(media, "predict", predict)
+    monkeypatch.setattr(media, "each_of_file", each_of_file)
     smpr("predict", photos, "--weights", weights, "--out", "drawn", code=130)
     assert len(json.loads(Path("drawn/images.json").read_text())) == 2
 

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['STEP', 'LARGEST', 'AXES', 'RUNNERS', 'TOLERANCE', 'Dense', 'snaps', 'dense_poses', 'plain_conv', 'bake_norms',
-           'Deployed', 'smallest_side', 'export_program', 'weights_digest', 'make_notes', 'need', 'save_pt2',
-           'save_onnx', 'onnx_runner', 'program_runner', 'Exported', 'known_ending', 'load_exported', 'Difference',
-           'difference', 'self_check', 'export_network']
+           'Deployed', 'smallest_side', 'export_program', 'weights_digest', 'make_notes', 'save_pt2', 'save_onnx',
+           'onnx_runner', 'program_runner', 'Exported', 'known_ending', 'load_exported', 'Difference', 'difference',
+           'self_check', 'export_network']
 
 # %% ../../nbs/deploy/export.ipynb #d27b6e66
 # Shapes: N pictures, (H, W) px of the padded input, P locations, K keypoints.
 import hashlib
-import importlib
 import io
 import json
 import os
@@ -32,6 +31,7 @@ from ..config import from_dict, to_dict
 from ..fuse import FoldedConv, FoldedNorm, fold_norms
 from smpr.inference import (
     DecodeConfig,
+    Fitted,
     TestConfig,
     best_locations,
     fit_picture,
@@ -42,9 +42,9 @@ from smpr.inference import (
 from ..model import SMPR, ModelConfig
 from ..representation import decode_pose
 from ..scoring import confidence
-from ..settings import SmprError, atomic_write
+from ..settings import SmprError, atomic_write, need
 from ..skeleton import Skeleton, load_scene
-from ..structures import Candidates, Result
+from ..structures import Candidates
 
 # %% ../../nbs/deploy/export.ipynb #dac3ee66
 @dataclass(frozen=True)
@@ -157,14 +157,6 @@ def make_notes(net: SMPR) -> dict[str, str]:
     notes["versions"] = {"smpr": __version__, "torch": torch.__version__}
     return {name: json.dumps(value) for name, value in notes.items()}
 
-# %% ../../nbs/deploy/export.ipynb #abf62b13
-def need(package: str, purpose: str):
-    "Import a package of `smpr[export]`. Raises SmprError when it is missing."
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise SmprError(f"{purpose} needs the package '{package}'; pip install 'smpr[export]'") from None
-
 # %% ../../nbs/deploy/export.ipynb #efd57e49
 def save_pt2(program: ExportedProgram, notes: dict[str, str], path: str | Path) -> Path:
     "Write a program with what `make_notes` says, for PyTorch. Raises SmprError."
@@ -187,7 +179,7 @@ AXES = {
 def save_onnx(program: ExportedProgram, notes: dict[str, str], path: str | Path) -> Path:
     "Write a program as ONNX, opset 20, in float32. Raises SmprError."
     for package in ("onnx", "onnxscript"):
-        need(package, "writing ONNX")
+        need(package, "export", "writing ONNX")
     count = len(program.graph_signature.user_outputs)
     names: dict[str, Any] = {"input_names": list(AXES)[:2], "output_names": list(AXES)[2 : 2 + count]}
     with warnings.catch_warnings():
@@ -207,7 +199,7 @@ def save_onnx(program: ExportedProgram, notes: dict[str, str], path: str | Path)
 # %% ../../nbs/deploy/export.ipynb #523deefb
 def onnx_runner(path: Path) -> tuple[Callable, dict[str, str]]:
     "An ONNX file as a function of images and sizes, on the CPU with PyTorch's number of threads; its notes."
-    runtime = need("onnxruntime", f"{path}: running ONNX")
+    runtime = need("onnxruntime", "export", f"{path}: running ONNX")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # PyTorch needs the cores, too
@@ -248,21 +240,41 @@ class Exported:
             raise SmprError(f"picture is padded to {h}x{w} px; {takes}")
         return Dense(*self.run(images.contiguous(), sizes))
 
-    def predict_candidates(
-        self, image: np.ndarray, short: int, long: int, mirrored: bool, config: DecodeConfig, bf16: bool
-    ) -> Candidates:
-        "As `smpr.inference.predict_candidates`; always float32."
-        padded, size, factor = fit_picture(image, short, long, mirrored)
-        d, sigmas = self.dense(padded, torch.tensor([size])), torch.tensor(self.skeleton.sigmas)
-        best = best_locations(d.confidence[0], d.strides, config.level_top)
-        p, marks = d.person[0, best], None if d.heatmap_logits is None else d.heatmap_logits[0]
-        k = place_keypoints(d.keypoints[0, best], p, size, marks, self.config.strides[0], sigmas, config)
-        k = unmirror(k, size[1], self.skeleton) if mirrored else k
-        return Candidates(k / factor, p, d.confidence[0, best])
+    @property
+    def device(self) -> torch.device:
+        "Where the file computes."
+        return torch.device("cpu")
 
-    def predict(self, source, config: TestConfig | None = None) -> Result | list[Result]:
+    def to(self, device: torch.device) -> "Exported":
+        "The file itself. Raises SmprError for another device than the CPU."
+        if device.type != "cpu":
+            raise SmprError(
+                f"device is {device}; an exported file runs on the CPU here: load its weights instead"
+            )
+        return self
+
+    def batch_candidates(
+        self, fitted: list[Fitted], mirrored: bool, config: DecodeConfig, bf16: bool
+    ) -> list[Candidates]:
+        "As `smpr.inference.batch_candidates`; always float32."
+        sizes = [size for _, size, _ in fitted]
+        dense = self.dense(torch.cat([picture for picture, _, _ in fitted]), torch.tensor(sizes))
+        return [self.candidates(dense, n, mirrored, *f[1:], config) for n, f in enumerate(fitted)]
+
+    def candidates(
+        self, d: Dense, n: int, mirrored: bool, size: tuple[int, int], factor: float, config: DecodeConfig
+    ) -> Candidates:
+        "The best locations of picture `n`, in its own pixels."
+        best = best_locations(d.confidence[n], d.strides, config.level_top)
+        p, marks = d.person[n, best], None if d.heatmap_logits is None else d.heatmap_logits[n]
+        sigmas, stride = torch.tensor(self.skeleton.sigmas), self.config.strides[0]
+        k = place_keypoints(d.keypoints[n, best], p, size, marks, stride, sigmas, config)
+        k = unmirror(k, size[1], self.skeleton) if mirrored else k
+        return Candidates(k / factor, p, d.confidence[n, best])
+
+    def predict(self, source, config: TestConfig | None = None, **options) -> Any:
         "As `smpr.inference.predict`: the people of a picture or of several. Raises SmprError."
-        return predict(self, source, config, Exported.predict_candidates)
+        return predict(self, source, config, **options)
 
 # %% ../../nbs/deploy/export.ipynb #21f56154
 RUNNERS = {".onnx": onnx_runner, ".pt2": program_runner}
@@ -346,7 +358,7 @@ def export_network(
     "Write `net` (or its `program`) as `out`, which gets its name when it is checked. Raises SmprError."
     kind, out = known_ending(Path(out)), Path(out)
     for package in ("onnx", "onnxscript", "onnxruntime") * (kind == ".onnx"):
-        need(package, f"{out}: writing and checking ONNX")  # better now than in two minutes
+        need(package, "export", f"{out}: writing and checking ONNX")  # better now than in two minutes
     unchecked = out.with_name(f".{out.stem}.{os.getpid()}.unchecked{kind}")
     save = save_onnx if kind == ".onnx" else save_pt2
     try:

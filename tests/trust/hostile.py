@@ -12,13 +12,13 @@ import torch
 
 from smpr.checkpoints import load_weights
 from smpr.command.coco_files import unpack
-from smpr.command.media import find_sources
 from smpr.config import to_dict
 from smpr.data import load_set
 from smpr.deploy.published import CheckpointKind, convert_checkpoint
 from smpr.inference import load, predict, shipped_weights
 from smpr.settings import SmprError
 from smpr.skeleton import COCO17
+from smpr.sources import find_sources
 from smpr.update import replay_step
 from trust.inputs import good, patience
 

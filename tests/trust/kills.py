@@ -79,7 +79,7 @@ def arm(kill: Kill | None) -> None:
         return call
 
     training.train_step = counted("step", training.train_step)
-    smpr.evaluation.find_poses = counted("evaluation", smpr.evaluation.find_poses)
+    smpr.evaluation.find_batch = counted("evaluation", smpr.evaluation.find_batch)
     for module, name in (
         (training, "sync_path"),
         (smpr.settings, "sync_path"),
