@@ -2,7 +2,7 @@
 machine's limit.
 
     python benchmarks/bench.py [--device auto] [--rounds 7] [--only
-    deform,targets,nms,inference,export,limit,step,widgets,growth]
+    deform,targets,nms,inference,export,throughput,limit,step,widgets,growth]
 
 Pairs run in turns (A B A B), the median counts. Writes figures/results/bench_<cpu or gpu>.json after every
 section, and figures/bench/:

@@ -25,17 +25,27 @@ from smpr.deploy.export import (
     Deployed,
     dense_poses,
     difference,
+    export_network,
     export_program,
     load_exported,
     make_notes,
     save_onnx,
     save_pt2,
 )
-from smpr.evaluation import coco_results, score_vs_oks
+from smpr.evaluation import coco_results, detect_set, evaluate, score_vs_oks
 from smpr.experiments.frozen import head_losses, sample_picks, view_features
 from smpr.experiments.rows import Row, make_scale, row_config, start_state
 from smpr.fuse import fold_norms
-from smpr.inference import DecodeConfig, decode, find_poses, load, predict_candidates, soft_nms
+from smpr.inference import (
+    DecodeConfig,
+    TestConfig,
+    decode,
+    find_poses,
+    load,
+    predict,
+    predict_candidates,
+    soft_nms,
+)
 from smpr.losses import Targets, heatmap_targets, stack_targets
 from smpr.model import SMPR, ModelConfig, NeckName
 from smpr.representation import decode_pose, level_locations, level_sizes, oks, pseudo_boxes
@@ -588,12 +598,85 @@ def widget_lines(device: torch.device, rounds: int) -> Iterator[Line]:
     torch.set_num_threads(threads)
 
 
+def throughput_lines(device: torch.device, rounds: int) -> Iterator[Line]:
+    """Seconds a picture of `predict` and of measuring a set, reading included, in batches; beside Keypoint
+    R-CNN, which keeps 10 people and shrinks pictures to the same size."""
+    gpu, few = device.type == "cuda", embedded("val", 32)
+    paths = [few.images / r.file for r in few.records]
+    torch.manual_seed(0)
+    large = fold_norms(SMPR(ModelConfig(neck=NeckName.FPN))).to(device, memory_format=torch.channels_last)
+    large.eval()
+    large.test = TestConfig(decode=DecodeConfig(score_threshold=0.0, keep=10))
+    small = load("real", str(device))
+    for name, net, sizes in (
+        ("shipped weights `real`", small, (1, 8, 32)),
+        ("ResNet-50 + FPN, random weights", large, (1, 8, 32) if gpu else (1, 8)),
+    ):
+        (short, long), decoding = net.test.passes[0], {"box_score_thresh": 0.0, "box_detections_per_img": 10}
+        peer = keypointrcnn_resnet50_fpn(
+            weights=None, weights_backbone=None, min_size=short, max_size=long, **decoding
+        )
+        peer = peer.to(device).eval()
+        for size in sizes:
+            some = paths[: max(size, 8 if net is small else 4)]
+
+            def mine():
+                return predict(net, some, batch_size=size)
+
+            @torch.inference_mode()
+            def theirs():
+                for first in range(0, len(some), size):
+                    images = [torch.from_numpy(read_image(p)) for p in some[first : first + size]]
+                    peer([image.permute(2, 0, 1).to(device) / 255 for image in images])
+
+            times = race(mine, theirs, device, rounds if gpu else 1)
+            yield versus(
+                f"predict, {name}, batches of {size}, a picture",
+                "torchvision Keypoint R-CNN, random weights",
+                (times[0] / len(some), times[1] / len(some)),
+                0.0,
+                f"{len(some) / times[0]:.2f} and {len(some) / times[1]:.2f} pictures/s at {short} px",
+            )
+    for size in (1, 8, 32):
+        part = few.subset(range(max(size, 8)))
+        spent = median_time(
+            lambda: evaluate(part, detect_set(small, part, small.test, False, size, 2)), device, 1, 1
+        )
+        yield Line(
+            f"measuring a set, shipped weights `real`, batches of {size}, two workers, a picture",
+            "none",
+            spent / len(part),
+            None,
+            None,
+            0.0,
+            note=f"{len(part) / spent:.2f} pictures/s",
+        )
+    with TemporaryDirectory() as folder:
+        on_cpu = load("real", "cpu")
+        file = load_exported(export_network(on_cpu, Path(folder) / "real.onnx")[0])
+        for size in (1, 8, 32):
+            some = paths[: max(size, 8)]
+            times = race(
+                lambda: predict(file, some, batch_size=size),
+                lambda: predict(on_cpu, some, batch_size=size),
+                rounds=1,
+            )
+            yield versus(
+                f"predict on a CPU, shipped weights `real`, ONNX Runtime, batches of {size}, a picture",
+                "PyTorch",
+                (times[0] / len(some), times[1] / len(some)),
+                0.0,
+                f"{len(some) / times[0]:.2f} and {len(some) / times[1]:.2f} pictures/s",
+            )
+
+
 SECTIONS = {
     "deform": deform_lines,
     "targets": target_lines,
     "nms": nms_lines,
     "inference": inference_lines,
     "export": export_lines,
+    "throughput": throughput_lines,
     "limit": limit_lines,
     "step": step_lines,
     "widgets": widget_lines,
