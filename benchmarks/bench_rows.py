@@ -324,7 +324,7 @@ def export_lines(device: torch.device, rounds: int) -> Iterator[Line]:
                 return dense_poses(net, images, sizes)
 
             for kind, save in ((".onnx", save_onnx), (".pt2", save_pt2)):
-                file = load_exported(save(program, make_notes(net), Path(folder) / f"net{kind}"))
+                file = load_exported(save(program, make_notes(net), Path(folder) / f"net{kind}"), True)
                 found = difference(plain(), file.dense(images, sizes))
                 times = race(
                     lambda: file.dense(images, sizes), plain, rounds=3 if net is large else rounds, warm=1

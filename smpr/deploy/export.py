@@ -287,11 +287,17 @@ def known_ending(path: Path) -> str:
     return path.suffix
 
 
-def load_exported(path: str | Path) -> Exported:
-    "Open a file that `smpr export` wrote. Raises SmprError."
+def load_exported(
+    path: str | Path,
+    trust: bool = False,  # a .pt2 file can run any code when it is opened: True says it is your own
+) -> Exported:
+    "Open a file that `smpr export` wrote. Raises SmprError, also for a .pt2 file without `trust`."
     kind, path, where = known_ending(Path(path)), Path(path), str(path)
     if not path.is_file():
         raise SmprError(f"{path}: no such file; write it with `smpr export WEIGHTS {path.name}`")
+    if kind == ".pt2" and not trust:
+        said = "opening a .pt2 file runs code that lies in it"
+        raise SmprError(f"{path}: {said}; if it is your own give trust=True, else ask for an .onnx file")
     needed = ("config", "skeleton", "test", "digest")
     try:
         run, texts = RUNNERS[kind](path)
@@ -336,10 +342,10 @@ def difference(a: Dense, b: Dense) -> Difference:
 TOLERANCE = 1e-3  # strides and probabilities
 
 
-def self_check(net: SMPR, path: Path) -> Difference:
+def self_check(net: SMPR, path: Path, trust: bool = False) -> Difference:
     """How far the file at `path` and `net` are apart on the scene of chapter 01, at the network's test size.
-    Raises SmprError beyond TOLERANCE."""
-    file, test = load_exported(path), getattr(net, "test", TestConfig())
+    Raises SmprError beyond TOLERANCE, and as `load_exported` does."""
+    file, test = load_exported(path, trust), getattr(net, "test", TestConfig())
     if file.digest != weights_digest(net):
         raise SmprError(f"{path}: made from other weights; export it again")
     padded, size, _ = fit_picture(load_scene().image, *test.passes[0])
@@ -363,7 +369,7 @@ def export_network(
     save = save_onnx if kind == ".onnx" else save_pt2
     try:
         save(program or export_program(net), make_notes(net), unchecked)
-        found = self_check(net, unchecked)
+        found = self_check(net, unchecked, trust=True)
         os.replace(unchecked, out)
     except OSError as e:
         said = f"{out}: cannot be written ({e.strerror or e})"

@@ -1,7 +1,10 @@
 """Files made to do harm: each must be refused by name, and its payload must not run."""
 
+import io
 import json
 import os
+import pickle
+import re
 import struct
 import tempfile
 import zipfile
@@ -14,6 +17,7 @@ from smpr.checkpoints import load_weights
 from smpr.command.coco_files import unpack
 from smpr.config import to_dict
 from smpr.data import load_set
+from smpr.deploy.export import load_exported
 from smpr.deploy.published import CheckpointKind, convert_checkpoint
 from smpr.inference import load, predict, shipped_weights
 from smpr.settings import SmprError
@@ -141,6 +145,38 @@ def test_settings(folder: Path) -> Iterator[tuple[str, Callable]]:
         )
 
 
+def programs(folder: Path) -> Iterator[tuple[str, Callable]]:
+    "Programs with the notes of `smpr export` whose inputs, constants or sizes are code that runs."
+    ran, whole = folder / "ran", folder / "whole.pt2"
+    example, sizes = (torch.zeros(4, 3),), ({0: torch.export.Dim("n")},)
+    notes = dict.fromkeys(("config", "skeleton", "test", "digest"), "{}")
+    torch.export.save(
+        torch.export.export(torch.nn.ReLU(), example, dynamic_shapes=sizes), whole, extra_files=notes
+    )
+    pickled, opaque = io.BytesIO(), pickle.dumps(Payload(ran))
+    torch.save((Payload(ran),), pickled)
+    constant = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+    constants = json.dumps({"config": {"a": constant}}).encode()
+    call = f"__import__('os').mkdir({str(ran)!r})".encode()
+    for name, changes in (
+        ("inputs", {"sample_inputs/model.pt": lambda old: pickled.getvalue()}),
+        (
+            "constants",
+            {"constants/model_constants_config.json": lambda old: constants, "opaque_obj_0": opaque},
+        ),
+        ("sizes", {"models/model.json": lambda old: re.sub(rb"Symbol\('s\d+'[^)]*\)", call, old)}),
+    ):
+        path = folder / f"{name}.pt2"
+        with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w") as new:
+            for member in old.namelist():
+                change = next((c for end, c in changes.items() if member.endswith(end)), bytes)
+                new.writestr(member, change(old.read(member)))
+            if "opaque_obj_0" in changes:
+                new.writestr("whole/data/constants/opaque_obj_0", opaque)
+        yield f"program that runs code in its {name}", lambda p=path: load_exported(p)
+        yield f"program that runs code in its {name}, as weights", lambda p=path: load(p, "cpu")
+
+
 def archives(folder: Path) -> Iterator[tuple[str, Callable]]:
     "Zips whose members climb out."
     for n, name in enumerate(
@@ -212,7 +248,7 @@ def try_hostile() -> dict:
     refused, wrong = 0, []
     with tempfile.TemporaryDirectory() as name:
         folder, attempted = Path(name), 0
-        for kind in (pickles, lying_headers, test_settings, archives, paths):
+        for kind in (pickles, lying_headers, test_settings, programs, archives, paths):
             for what, call in kind(folder):
                 attempted += 1
                 try:
