@@ -25,7 +25,16 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from .config import RISING, NotNegative, Options, Positive, Share, Side, Whole
-from .data import PictureRecord, PoseSet, make_sample, read_image, resize, resize_factor, trainable
+from smpr.data import (
+    PictureRecord,
+    PoseSet,
+    make_sample,
+    read_image,
+    resize,
+    resize_factor,
+    skipped_people,
+    trainable,
+)
 from .representation import Variant, pseudo_boxes
 from .settings import SmprError
 from .skeleton import Skeleton
@@ -250,10 +259,11 @@ class TrainStream(Dataset):
 
     def __init__(self, poses: PoseSet, config: DataConfig, seed: int = 0):
         self.poses, self.config, self.seed = poses, config, seed
-        usable = [int(trainable(r.keypoints, r.areas, r.crowd).sum()) for r in poses.records]
+        usable = [int(r.trainable.sum()) for r in poses.records]
         self.order = [i for i, n in enumerate(usable) if n or not config.replace_empty]
         if not any(usable):
-            said = "no picture has a person with usable keypoints; training needs some"
+            why = ", ".join(f"{why}: {len(ids)}" for why, ids in skipped_people(poses).items())
+            said = f"no picture has a person with usable keypoints ({why}); training needs some"
             raise SmprError(f"{poses.annotations}: {said}")
         self.cache: dict[int, np.ndarray] = {}
         self.epoch = (-1, np.empty(0, int))

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Size', 'KINDS', 'COMMANDS', 'MORE', 'EXAMPLES', 'flag_text', 'text_flag', 'unboxed', 'flag_names', 'parse',
-           'change_many', 'Passing', 'complain', 'Predict', 'Eval', 'check_truth', 'set_skeleton', 'open_set', 'Train',
-           'run_training', 'preset_config', 'training_set', 'scheduled', 'start_weights', 'Convert', 'Export', 'Data',
-           'Render', 'Reproduce', 'Info', 'with_more', 'read_command', 'main']
+           'change_many', 'Passing', 'complain', 'Predict', 'Eval', 'set_skeleton', 'open_set', 'Train', 'run_training',
+           'preset_config', 'training_set', 'scheduled', 'start_weights', 'Convert', 'Export', 'Data', 'Render',
+           'Reproduce', 'Info', 'with_more', 'read_command', 'main']
 
 # %% ../nbs/appendix/command.ipynb #6619a0d8
 import contextlib
@@ -169,7 +169,7 @@ class Eval(Passing):
 
     def __call__(self) -> None:
         from smpr.data import load_set
-        from smpr.evaluation import detect_set, evaluate
+        from smpr.evaluation import check_truth, detect_set, evaluate
 
         model, config = self.network()
         poses = load_set(self.images, self.annotations or self.image_info or Path(), model.skeleton)
@@ -186,16 +186,6 @@ class Eval(Passing):
             metrics |= {"pictures": len(poses), "weights": self.weights}
             metrics |= {"flip": config.flip, "scales": config.scales}
             atomic_write(self.json, json.dumps(metrics, indent=1) + "\n")
-
-
-def check_truth(poses, measured: bool) -> None:
-    "Raises SmprError for what would end `eval` after an hour: a missing picture, nothing to measure."
-    if absent := [r.file for r in poses.records if not (poses.images / r.file).is_file()]:
-        raise SmprError(
-            f"{poses.images / absent[0]}: no such picture; check --images and {poses.annotations}"
-        )
-    if measured and not any((r.keypoints[..., 2] > 0).any() for r in poses.records):
-        raise SmprError(f"{poses.annotations}: no labelled keypoints to measure; use --image-info, --results")
 
 # %% ../nbs/appendix/command.ipynb #645eb237
 def set_skeleton(file: Path):
@@ -254,15 +244,12 @@ class Train(Options):
 # %% ../nbs/appendix/command.ipynb #ac6185ca
 def run_training(a: Train, config, run: Path) -> None:
     "Open the sets, choose start weights, fit the schedule into --minutes if asked for, train."
-    from smpr.data import skipped_people
     from smpr.training import RunConfig, train
 
     settings, train_set, val_set = load_settings(), training_set(a), None
     photos = a.preset.startswith("real")
     if a.val_images or a.val_annotations:
         val_set = open_set(a.val_images, a.val_annotations, "val")
-    skips = "; ".join(f"{why}: {len(ids)}" for why, ids in skipped_people(train_set).items()) or "nobody"
-    print(f"training skips: {skips} (skipped.json in the run folder lists them)", file=sys.stderr)
     start = start_weights(a.weights or ("rendered" if photos else None), config, train_set.skeleton)
     device, workers = a.device or settings.device, settings.workers
     if photos:

@@ -41,13 +41,28 @@ class PictureRecord:
     crowd: np.ndarray  # (G,) bool
     boxes: np.ndarray | None = None  # (G, 4) left, top, width, height, px; None: all 0
     labelled: np.ndarray | None = None  # (G,) labelled keypoints by the file's count; None: ours
-    unsized: tuple = ()  # ids of annotations without an area, which is 0 above
     split: str | None = None  # part of COCO that the picture comes from, where the file says so
 
     @property
     def size(self) -> tuple[int, int]:
         "Height and width, px."
         return self.height, self.width
+
+    @property
+    def sized(self) -> np.ndarray:  # (G,) bool
+        "Who has an area that can be one, from 1 px^2 to four pictures."
+        return (self.areas >= 1) & (self.areas <= 4 * self.width * self.height)
+
+    @property
+    def outside(self) -> np.ndarray:  # (G,) bool
+        "Who is labelled, but nowhere inside the picture."
+        xy, seen = self.keypoints[..., :2], self.keypoints[..., 2] > 0
+        return seen.any(1) & ~(seen & ((xy >= 0) & (xy <= (self.width, self.height))).all(-1)).any(1)
+
+    @property
+    def trainable(self) -> np.ndarray:  # (G,) bool
+        "Who is trained on: `trainable`, with a possible area, and not outside."
+        return trainable(self.keypoints, self.areas, self.crowd) & self.sized & ~self.outside
 
     def true_oks(self, poses: Tensor, sigmas: Tensor) -> Tensor:
         "Best OKS of each pose (M, K, 2), px, with the labelled people of the picture, (M,); 0 without any."
@@ -229,8 +244,7 @@ def _record(image: dict, people: list[dict], K: int) -> PictureRecord:
     boxes = np.array([a.get("bbox", [0] * 4) for a in people], float).reshape(-1, 4)
     counts = zip(people, (keypoints[..., 2] > 0).sum(1))
     labelled = np.array([a.get("num_keypoints", n) for a, n in counts], int)
-    unsized = tuple(a["id"] for a in people if "area" not in a)
-    return PictureRecord(*head, keypoints, areas, crowd, boxes, labelled, unsized, image.get("coco_split"))
+    return PictureRecord(*head, keypoints, areas, crowd, boxes, labelled, image.get("coco_split"))
 
 # %% ../nbs/09_data.ipynb #113740ec
 def file_skeleton(annotations: Path | dict) -> Skeleton:
@@ -318,8 +332,9 @@ def skipped_people(poses: PoseSet) -> dict[str, list]:
     "What training leaves out: image ids by reason, one a person, and pictures with nobody to train on."
     out: dict[str, list] = defaultdict(list)
     for r in poses.records:
-        keep, seen = trainable(r.keypoints, r.areas, r.crowd), (r.keypoints[..., 2] > 0).any(1)
+        keep, seen = r.trainable, (r.keypoints[..., 2] > 0).any(1)
         reasons = {"crowd": r.crowd, "no labelled keypoint": ~seen, "area not above 0": ~(r.areas > 0)}
+        reasons |= {"area below 1 px^2 or above four pictures": ~r.sized, "outside the picture": r.outside}
         why = np.select(list(reasons.values()), list(reasons), "keypoints in one row or column")[~keep]
         for reason in [*why.tolist(), *["picture with nobody to train on"] * (not keep.any())]:
             out[reason].append(r.id)
@@ -328,8 +343,8 @@ def skipped_people(poses: PoseSet) -> dict[str, list]:
 # %% ../nbs/09_data.ipynb #84c61c08
 def make_sample(image: np.ndarray, record: PictureRecord, pseudo_box: Variant | None = None) -> Sample:
     "A picture with its trainable people, unchanged; `pseudo_box` says how boxes are made, None: no boxes."
-    keep = trainable(record.keypoints, record.areas, record.crowd)
-    keypoints, boxes = record.keypoints[keep], None
+    keep, boxes = record.trainable, None
+    keypoints = record.keypoints[keep]
     if pseudo_box is not None:
         boxes = pseudo_boxes(torch.as_tensor(keypoints, dtype=torch.float64), pseudo_box).numpy()
     return Sample(image, keypoints, record.areas[keep], boxes)

@@ -41,7 +41,7 @@ from .batches import DrawSampler, TrainStream, train_loader
 from .checkpoints import wanted_shapes, write_tensors
 from .config import Count, NotNegative, Options, Whole, check_same, from_dict, to_dict
 from .data import PoseSet, read_image, skipped_people
-from .evaluation import detect_set, evaluate
+from .evaluation import check_truth, detect_set, evaluate
 from .fuse import fold_norms
 from .inference import TestConfig, find_poses, load
 from .model import SMPR
@@ -528,6 +528,11 @@ def train(
     "Train into the folder `run`, under torchrun together. Raises `SmprError`, and `Stopped` after a signal."
     began, run, options = time.monotonic(), Path(run), replace(options, **more)
     source = train_set if isinstance(train_set, Source) else Source(train_set)
+    if val_set is not None:
+        check_truth(val_set)
+    if options.progress and rank_world()[0] == 0:
+        skips = "; ".join(f"{why}: {len(ids)}" for why, ids in skipped_people(source.poses).items())
+        print(f"training skips: {skips or 'nobody'} (skipped.json in {run} lists them)", file=sys.stderr)
     if isinstance(start, (str, Path)):
         start = fitting_weights(start, config, source.poses.skeleton)
     with processes(options.device) as place, StopSignals() as signals:

@@ -185,8 +185,8 @@ def test_boxes_of_the_unlabelled_travel_with_the_set(people, document):
     mine = [e for e in results if e["image_id"] in {r.id for r in poses.records}]
     assert sum(not (k[:, 2] > 0).any() for r in poses.records for k in r.keypoints) > 20
     known = evaluate(poses, mine)["AP"]
-    blind = replace(poses, records=tuple(replace(r, boxes=None) for r in poses.records))
-    assert evaluate(blind, mine)["AP"] < known - 0.05
+    lost = replace(poses, records=tuple(replace(r, boxes=r.boxes * 0 + 1) for r in poses.records))
+    assert evaluate(lost, mine)["AP"] < known - 0.05
     crowded = copy.deepcopy(document)
     for a in crowded["annotations"]:
         a["iscrowd"] = int(a["num_keypoints"] == 0 or a["id"] % 7 == 0)
@@ -195,10 +195,8 @@ def test_boxes_of_the_unlabelled_travel_with_the_set(people, document):
     a = next(a for a in document["annotations"] if a["num_keypoints"])
     miscounted = copy.deepcopy(document)  # the file says that nothing is labelled: pycocotools believes it
     next(b for b in miscounted["annotations"] if b["id"] == a["id"])["num_keypoints"] = 0
-    assert (
-        sum(a["num_keypoints"] > 0 for a in coco_truth(load_set(Path(), miscounted))["annotations"])
-        == sum(a["num_keypoints"] > 0 for a in document["annotations"]) - 1
-    )
+    with pytest.raises(SmprError, match="1 of .* have a num_keypoints that contradicts"):
+        coco_truth(load_set(Path(), miscounted))
 
 
 def test_results_as_other_programs_write_them(people, document):
@@ -222,7 +220,7 @@ def test_results_as_other_programs_write_them(people, document):
 def test_somebody_without_an_area_is_named(document):
     data = copy.deepcopy(document)
     del data["annotations"][3]["area"]
-    with pytest.raises(SmprError, match=f"annotation {data['annotations'][3]['id']} has no area"):
+    with pytest.raises(SmprError, match=f"1 of {len(data['annotations'])} people .* have no area"):
         evaluate(load_set(Path(), data), [])
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data import PoseSet, read_image, read_json, read_records, skipped_people
+from ..evaluation import truth_errors
 from ..settings import SmprError
 from ..skeleton import COCO17, Skeleton
 
@@ -21,7 +22,9 @@ from ..skeleton import COCO17, Skeleton
 class SetReport:
     "What `check_set` found."
 
-    problems: list[str] = field(default_factory=list)  # one line each; a training would stop there
+    problems: list[str] = field(
+        default_factory=list
+    )  # one line each; a training or a measurement would stop there
     counts: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, list] = field(default_factory=dict)  # as `skipped_people` lists them
 
@@ -50,6 +53,7 @@ def check_set(
     hide = None if progress else True  # None: only where nobody watches
     bar = tqdm(records, desc="checking", unit=" pictures", disable=hide, mininterval=2)
     readable = sum(report.add(read_image, poses.images / r.file, r.size) is not None for r in bar)
+    report.problems += [f"{annotations}: not to be measured: {wrong}" for wrong in truth_errors(poses)]
     report.skipped = skipped_people(poses)
     left = sum(len(ids) for why, ids in report.skipped.items() if not why.startswith("picture"))
     report.counts = {

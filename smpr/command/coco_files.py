@@ -17,7 +17,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..data import trainable
 from ..full_training import coco_set
 from ..settings import SmprError, file_digest
 
@@ -153,7 +152,7 @@ def check_coco(root: Path, official: bool = True) -> dict[str, dict[str, int]]:
             said = f"lists {len(poses):,} pictures, COCO 2017 has {expected:,}"
             raise SmprError(f"{poses.annotations}: {said}; download the annotations again")
         labelled = [(r.keypoints[..., 2] > 0).any(1) for r in poses.records]
-        usable = [trainable(r.keypoints, r.areas, r.crowd).any() for r in poses.records]
+        usable = [r.trainable.any() for r in poses.records]
         out[split] = {
             "pictures": len(poses),
             "with persons": sum(len(r.areas) > 0 for r in poses.records),

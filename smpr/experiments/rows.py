@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..assignment import Region
 from ..config import Options, change, flat, in_words, to_dict
-from ..data import PoseSet, load_set, set_hash, trainable
-from ..evaluation import detect_set, evaluate
+from ..data import PoseSet, load_set, set_hash
+from ..evaluation import check_truth, detect_set, evaluate
 from .findings import Findings, Matches, collect, found_poses, match_detections
 from .frozen import KeptSource, resized_features, set_outputs, train_kept, view_features
 from .records import make_record
@@ -160,8 +160,9 @@ def row_sets(
         return poses.subset(range(min(count or len(poses), len(poses))))
 
     learn, test = first(train_set, "train", scale.train_pictures), first(val_set, "val", scale.val_pictures)
-    if not any(trainable(r.keypoints, r.areas, r.crowd).any() for r in test.records):
+    if not any(r.trainable.any() for r in test.records):
         raise SmprError(f"{test.annotations}: nobody has usable keypoints; testing needs some")
+    check_truth(test)
     return learn, test
 
 
