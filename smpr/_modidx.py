@@ -145,6 +145,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'smpr.config.Span': ('appendix/config.html#span', 'smpr/config.py'),
                              'smpr.config.Span.__iter__': ('appendix/config.html#span.__iter__', 'smpr/config.py'),
                              'smpr.config.change': ('appendix/config.html#change', 'smpr/config.py'),
+                             'smpr.config.check': ('appendix/config.html#check', 'smpr/config.py'),
                              'smpr.config.check_same': ('appendix/config.html#check_same', 'smpr/config.py'),
                              'smpr.config.checked': ('appendix/config.html#checked', 'smpr/config.py'),
                              'smpr.config.field_types': ('appendix/config.html#field_types', 'smpr/config.py'),

@@ -34,7 +34,10 @@ from smpr.config import (
     Options,
     Positive,
     Rule,
+    Share,
+    Side,
     SmprError,
+    Span,
     Whole,
     flat,
     take_apart,
@@ -103,7 +106,7 @@ class Passing(Options):
     weights: str = "real"  # real (photographs), rendered (rendered people) or a .safetensors file
     device: str | None = None  # auto, cpu, cuda or cuda:N; default: settings.ini
     flip: bool = False  # also look at the mirrored picture
-    scales: tuple[Count, ...] = ()  # shorter sides in px for a multi-scale test, for instance 400,600,800
+    scales: tuple[Side, ...] = ()  # shorter sides in px for a multi-scale test, for instance 400,600,800
     batch_size: Count | None = None  # pictures at a time; default: 1 on a CPU, 8 on a GPU
     snap: NotNegative | None = None  # 1: keypoints go where the heatmap sees them; 0: off; default: as saved
 
@@ -128,7 +131,7 @@ class Predict(Passing):
     source: Positional[tuple[str, ...]]  # pictures, folders, patterns or videos
     out: Path = Path("smpr-out")  # folder for drawings, results.json and results.jsonl
     fresh: bool = False  # do all pictures again instead of continuing what --out holds
-    threshold: float = 0.2  # score from which a pose is drawn
+    threshold: Share = 0.2  # score from which a pose is drawn
 
     def __call__(self) -> int:
         from smpr.command.media import Drawer, Journal, write_results
@@ -217,7 +220,9 @@ class Train(Options):
     annotations: Path | None = None  # their COCO-format file
     val_images: Path | None = None  # pictures to measure on
     val_annotations: Path | None = None  # their COCO-format file
-    rendered: NotNegative = 0.0  # mix in rendered people: so many pictures for each one of --images
+    rendered: Annotated[float, Span(0, 100)] = (
+        0.0  # mix in rendered people: so many pictures for each one of --images
+    )
     run: Path | None = None  # run folder, made or continued; default: runs/train
     weights: str | None = None  # begin with imagenet (the backbone only), shipped weights or a file
     device: str | None = None  # auto, cpu, cuda or cuda:N; default: settings.ini
@@ -526,6 +531,10 @@ def main(argv: list[str] | None = None) -> int:
         return 141
     except OSError as e:
         return complain([f"{e.filename or 'a file'}: {e.strerror or e}; check space and permissions"])
+    except (MemoryError, RuntimeError) as e:
+        if not (isinstance(e, MemoryError) or re.search("out of memory|allocate memory", str(e))):
+            raise
+        return complain([f"no memory is left ({str(e)[:80]}); choose smaller pictures, scales or batches"])
     except KeyboardInterrupt as e:  # training adds what it saved, and which signal it was
         said, again = e or "what was written stays", shlex.join(["smpr", *words])
         print(f"smpr: interrupted; {said}; go on with: {again}", file=sys.stderr)

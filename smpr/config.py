@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Share', 'Positive', 'NotNegative', 'Count', 'Whole', 'Side', 'RISING', 'LIMITS', 'NOUNS', 'SmprError', 'Span', 'Rule',
-           'rises', 'take_apart', 'field_types', 'in_words', 'read_text', 'checked', 'Options', 'flat', 'change',
-           'to_dict', 'from_dict', 'check_same']
+           'rises', 'take_apart', 'field_types', 'in_words', 'read_text', 'checked', 'check', 'Options', 'flat',
+           'change', 'to_dict', 'from_dict', 'check_same']
 
 # %% ../nbs/appendix/config.ipynb #91cdeb13
 import json
@@ -58,7 +58,7 @@ Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
-Side = Annotated[int, Span(1, 20_000)]  # px
+Side = Annotated[int, Span(1, 8192)]  # px; a network's memory grows with the square
 RISING = Rule(rises, "smallest first")
 
 # %% ../nbs/appendix/config.ipynb #a562dab3
@@ -131,6 +131,14 @@ def checked(kind, value):
         value = read_text(value, base, optional)
     return _adapter(kind).validate_python(value)
 
+
+def check(kind, value, name: str):
+    "The value as its type asks for. Raises `SmprError` that begins with `name`."
+    try:
+        return checked(kind, value)
+    except (ValueError, OverflowError):  # 10**400 is no float
+        raise SmprError(f"{name} is {value!r:.60}; give {in_words(kind)}") from None
+
 # %% ../nbs/appendix/config.ipynb #332f02d7
 @dataclass(frozen=True)
 class Options:
@@ -139,11 +147,7 @@ class Options:
     def __post_init__(self):
         cls = type(self)
         for name, kind in field_types(cls).items():
-            value = getattr(self, name)
-            try:
-                object.__setattr__(self, name, checked(kind, value))
-            except ValueError:
-                raise SmprError(f"{cls.__name__}.{name} is {value!r:.60}; give {in_words(kind)}") from None
+            object.__setattr__(self, name, check(kind, getattr(self, name), f"{cls.__name__}.{name}"))
         if said := self.conflict():
             raise SmprError(f"{cls.__name__}.{said}")
 

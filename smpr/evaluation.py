@@ -21,6 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from .config import Whole, check
 from smpr.data import (
     ID_FIELD,
     PoseSet,
@@ -222,7 +223,11 @@ def detect_set(
 ) -> list[dict]:
     "COCO results of every picture that the set lists; its annotations are not looked at."
     size, out = usual_batch(model, batch_size), []
-    options = {"num_workers": workers, "collate_fn": list, "pin_memory": model.device.type == "cuda"}
+    options = {
+        "num_workers": check(Whole, workers, "workers"),
+        "collate_fn": list,
+        "pin_memory": model.device.type == "cuda",
+    }
     with tqdm(total=len(poses), desc="evaluating", disable=not progress, mininterval=2) as bar:
         for batch in DataLoader(FittedSet(poses, config), size, **options):
             for error in (fitted for _, fitted in batch if isinstance(fitted, SmprError)):

@@ -21,13 +21,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from annotated_types import Gt, Le
+from annotated_types import Gt, Le, Len
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from .checkpoints import load_weights, read_notes
-from .config import Count, Options, Positive, Share, Side, from_dict
+from .config import Count, NotNegative, Options, Positive, Share, Side, check, from_dict
 from .data import resize_factor
 from .fuse import fold_norms
 from .model import SMPR
@@ -59,7 +59,8 @@ class TestConfig(Options):
 
     short: Side = 800  # px, shorter side (Sec. IV-A)
     long: Side = 1333  # px, longer side at most (Sec. IV-A)
-    scales: tuple[tuple[Side, Side], ...] = ()  # (short, long) px of each pass of a multi-scale test
+    # (short, long) px of each pass of a multi-scale test
+    scales: Annotated[tuple[tuple[Side, Side], ...], Len(0, 16)] = ()
     flip: bool = False  # also look at the mirrored picture
     bf16: bool = False  # bfloat16 autocast: faster on most machines, results move a little
     decode: DecodeConfig = DecodeConfig()
@@ -78,6 +79,7 @@ class TestConfig(Options):
 
     def asked(self, flip: bool | None = None, scales: tuple = (), snap: float | None = None) -> "TestConfig":
         "These settings with a mirrored look, other shorter sides (px), tolerances to snap within (0: off)."
+        snap, scales = check(NotNegative | None, snap, "snap"), check(tuple[Side, ...], scales, "scales")
         decode = self.decode if snap is None else replace(self.decode, snap=snap or None)
         pairs = tuple((s, max(round(s * self.long / self.short), s)) for s in scales) or self.scales
         return replace(self, flip=self.flip if flip is None else flip, scales=pairs, decode=decode)
@@ -426,8 +428,8 @@ def _sound(results: Iterable[Result | SmprError], skip: bool, hint: str = "") ->
 
 # %% ../nbs/11_inference.ipynb #0cdea485
 def usual_batch(model, batch_size: int | None = None) -> int:
-    "Pictures at a time: what is asked for, else 1 on a CPU and 8 on a GPU."
-    return batch_size or (8 if model.device.type == "cuda" else 1)
+    "Pictures at a time: what is asked for, else 1 on a CPU and 8 on a GPU. Raises SmprError."
+    return check(Count | None, batch_size, "batch_size") or (8 if model.device.type == "cuda" else 1)
 
 
 def predict(
@@ -447,9 +449,10 @@ def predict(
     """Find the people of one picture, or of several. Raises SmprError for a picture that cannot be read.
     Pictures of a batch that are padded to one size go through the network together: poses are those of one
     by one up to rounding (0.01 px here)."""
+    threshold = check(Share | None, threshold, "threshold")
     if device is not None:
         model.to(resolve_device(device))
-    chosen = (config or getattr(model, "test", None) or TestConfig()).asked(flip, tuple(scales))
+    chosen = (config or getattr(model, "test", None) or TestConfig()).asked(flip, scales)
     size = 1 if isinstance(source, int) else usual_batch(model, batch_size)
     count = len(source) if hasattr(source, "__len__") and not isinstance(source, str) else None
     bar: dict = {"disable": None if progress is None else not progress, "delay": 0 if progress else 3}

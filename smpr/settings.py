@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Literal
 
-from .config import Options, Rule, SmprError, Whole, checked, field_types, in_words
+from .config import Options, Rule, SmprError, Whole, check, field_types
 
 if TYPE_CHECKING:
     import torch
@@ -69,11 +69,7 @@ def load_settings(start: Path | None = None) -> Settings:
         value = given or parser.get(section, name, fallback=getattr(Settings, name))
         if kind is Path:
             value = (Path.cwd() if given else base) / Path(str(value)).expanduser()
-        try:
-            values[name] = checked(kind, value)
-        except ValueError:
-            where = source if given else f"{path}: [{section}] {name}"
-            raise SmprError(f"{where} is {value!r}; give {in_words(kind)}") from None
+        values[name] = check(kind, value, source if given else f"{path}: [{section}] {name}")
     return Settings(**values)
 
 # %% ../nbs/appendix/settings.ipynb #b5ee57b7

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from .config import Share, check
 from .settings import SmprError, atomic_write, need
 from .skeleton import COLORS, Skeleton, side_colors
 
@@ -163,7 +164,7 @@ class Result:
 
     def draw(self, threshold: float | None = None, scale: float | None = None) -> Image.Image:
         "The picture with all poses of at least `threshold`; small pictures are enlarged, so that limbs show."
-        least = self.threshold if threshold is None else threshold
+        least = check(Share, self.threshold if threshold is None else threshold, "threshold")
         enlarged = scale or max(1.0, 480 / max(self.image.shape[:2]))
         return draw_people(
             self.image, self.keypoints * (self.scores >= least)[:, None, None], self.skeleton, enlarged

@@ -9,9 +9,11 @@ __all__ = ['join_sets', 'split_dev', 'real_config', 'fit_steps', 'ladder_rows']
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
+from ..config import Count, Positive, Span, check
 from ..data import PoseSet, read_json
 from ..inference import DecodeConfig
 from ..losses import LossConfig
@@ -27,6 +29,8 @@ def join_sets(
     "Several sets as one, numbered anew; one asked for more than it has repeats. Raises SmprError."
     if any(s.skeleton != sets[0].skeleton for s in sets):
         raise SmprError("join_sets: the sets have different skeletons; join sets of one kind")
+    most = Annotated[float, Span(0, 100)]  # more is a slip, and would fill the memory
+    shares = shares and [check(most, share, "shares") for share in shares]
     counts = [len(s) for s in sets] if shares is None else [round(share * len(sets[0])) for share in shares]
     taken = [(s, s.records[k % len(s)]) for s, n in zip(sets, counts, strict=True) for k in range(n)]
     records = (replace(r, id=i, file=str((s.images / r.file).resolve())) for i, (s, r) in enumerate(taken))
@@ -39,6 +43,7 @@ def split_dev(
     seed: int = 0,
 ) -> tuple[PoseSet, PoseSet]:
     "(training, dev): pictures set aside for choosing, of val2017 where a set has such. Raises SmprError."
+    count = check(Count, count, "count")
     whole = [k for k, r in enumerate(poses.records) if r.split == "val2017"] or list(range(len(poses)))
     if count >= len(whole):
         said = f"{poses.annotations}: {count} dev pictures are asked for and {len(whole)} can be had"
@@ -71,7 +76,8 @@ def fit_steps(
     workers: int = 2,
     trial: int = 12,  # steps to time; the first third is warming up
 ) -> int:
-    "How many steps of `config` fit into `minutes` on this machine, by trying a few."
+    "How many steps of `config` fit into `minutes` on this machine, by trying a few. Raises SmprError."
+    minutes = check(Positive, minutes, "minutes")
     state = make_state(config, train_set.skeleton, device, start)
     model, times = wrap(state.net), [time.monotonic()]
     for batch in step_batches(config, train_set, 0, trial, workers):

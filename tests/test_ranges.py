@@ -1,0 +1,72 @@
+"""Values out of range from Python are the same one-line error as from the command (test_cli.RANGES), before a
+picture is read."""
+
+import numpy as np
+import pytest
+
+from smpr.beyond.real_people import fit_steps, join_sets, split_dev
+from smpr.data import load_set
+from smpr.evaluation import detect_set
+from smpr.inference import TestConfig, load, predict, usual_batch
+from smpr.settings import SmprError, load_settings
+from smpr.structures import Result
+from smpr.training import RunConfig
+from smpr.update import small_config
+
+GRAY = np.full((48, 64, 3), 90, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return load("rendered", "cpu")
+
+
+@pytest.fixture(scope="module")
+def people():
+    place = load_settings().data / "val"
+    return load_set(place / "images", place / "person_keypoints.json").subset(range(3))
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    (
+        ({"threshold": 50}, "threshold is 50; give a number from 0 to 1"),
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"threshold": "high"}, "threshold is 'high'"),
+        ({"batch_size": 0}, "batch_size is 0; give a whole number of at least 1"),
+        ({"batch_size": -2}, "batch_size is -2"),
+        ({"batch_size": 1.5}, "batch_size is 1.5"),
+        ({"scales": (0,)}, "scales is (0,)"),
+        ({"scales": (240, -1)}, "scales is (240, -1)"),
+        ({"scales": 240}, "scales is 240; give values"),
+        ({"scales": (10**6,)}, "from 1 to 8192"),
+        ({"scales": (240,) * 17}, "0 to 16 of them"),
+        ({"flip": "perhaps"}, "flip is 'perhaps'"),
+        ({"device": "gpu"}, "device 'gpu' is unknown"),
+    ),
+)
+def test_predict(net, options, said):
+    with pytest.raises(SmprError) as e:
+        predict(net, GRAY, **options)
+    assert said in str(e.value) and "\n" not in str(e.value)
+
+
+def test_other_calls(net, people):
+    drawn = Result(GRAY, np.zeros((0, 17, 3)), np.zeros(0), net.skeleton)
+    for call, said in (
+        (lambda: TestConfig().asked(snap=float("nan")), "snap is nan"),
+        (lambda: TestConfig().asked(snap=-1), "snap is -1"),
+        (lambda: usual_batch(net, True), "batch_size is True"),
+        (lambda: detect_set(net, people, batch_size=0), "batch_size is 0"),
+        (lambda: detect_set(net, people, workers=-1), "workers is -1; give a whole number of at least 0"),
+        (lambda: drawn.draw(threshold=2), "threshold is 2"),
+        (lambda: split_dev(people, -1), "count is -1"),
+        (lambda: join_sets([people, people], [1, float("inf")]), "shares is inf"),
+        (lambda: join_sets([people, people], [1, 1e9]), "from 0 to 100"),
+        (lambda: fit_steps(small_config(), people, -5), "minutes is -5"),
+        (lambda: RunConfig(steps=0), "RunConfig.steps is 0"),
+        (lambda: RunConfig(minutes=10**400), "RunConfig.minutes is 1000"),
+    ):
+        with pytest.raises(SmprError) as e:
+            call()
+        assert said in str(e.value) and "\n" not in str(e.value)
