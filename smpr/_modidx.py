@@ -60,6 +60,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'smpr.beyond.real_people.split_dev': ( 'beyond/real_people.html#split_dev',
                                                                                 'smpr/beyond/real_people.py')},
             'smpr.checkpoints': { 'smpr.checkpoints.check_state': ('appendix/checkpoints.html#check_state', 'smpr/checkpoints.py'),
+                                  'smpr.checkpoints.check_values': ('appendix/checkpoints.html#check_values', 'smpr/checkpoints.py'),
                                   'smpr.checkpoints.load_weights': ('appendix/checkpoints.html#load_weights', 'smpr/checkpoints.py'),
                                   'smpr.checkpoints.read_notes': ('appendix/checkpoints.html#read_notes', 'smpr/checkpoints.py'),
                                   'smpr.checkpoints.save_weights': ('appendix/checkpoints.html#save_weights', 'smpr/checkpoints.py'),

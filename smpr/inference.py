@@ -381,8 +381,6 @@ def load(
         raise SmprError(f"{weights}: no such weights; shipped are {names}, or give a .safetensors file")
     config, skeleton, state = load_weights(path)
     meta = read_notes(path).get("meta", {})
-    if not all(t.isfinite().all() for t in state.values()):
-        raise SmprError(f"{path}: the weights hold NaN or infinity; take an earlier checkpoint")
     net = SMPR(config, skeleton)
     net.load_state_dict(state, strict=False)  # old files may lack batch counters; the rest is checked
     net.test = from_dict(TestConfig, meta.get("test", {}), str(path), quiet=True)

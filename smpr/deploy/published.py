@@ -74,14 +74,20 @@ def our_name(name: str, laterals: int | None = None) -> str | None:
 # %% ../../nbs/deploy/published.ipynb #adf951e4
 def convert_state_dict(published: dict[str, Tensor], kind: CheckpointKind) -> dict[str, Tensor]:
     "Rename every entry of a published state dict. Raises `SmprError` naming what does not fit."
-    published = {n.removeprefix("module."): t for n, t in published.items()}  # as saved by a multi-GPU run
+    if odd := [n for n in published if not isinstance(n, str)]:
+        raise SmprError(f"{kind}: has names that are no text ({odd[0]!r:.40}); give another checkpoint")
+    bare = {n.removeprefix("module."): t for n, t in published.items()}  # as saved by a multi-GPU run
+    if twice := [n for n in published if n not in bare and n.removeprefix("module.") in published]:
+        name = twice[0].removeprefix("module.")
+        raise SmprError(f"{kind}: '{name}' is there twice, also as '{twice[0]}'; give another checkpoint")
+    published, levels = bare, list(range(len(published_config(kind).strides)))
     laterals = len({n.split(".")[2] for n in published if n.startswith("neck.lateral_convs.")}) or None
     state, scales, strange = {}, {}, []
     for name, tensor in published.items():
         level = re.fullmatch(r"bbox_head\.scales_([12])\.(\d+)\.scale", name)
         if level:
             part = "initial" if level[1] == "1" else "delta"
-            scales.setdefault(part, {})[int(level[2])] = tensor.reshape(())
+            scales.setdefault(part, {})[int(level[2])] = tensor
         elif (ours := our_name(name, laterals)) is not None:
             state[ours] = tensor
         else:
@@ -89,7 +95,11 @@ def convert_state_dict(published: dict[str, Tensor], kind: CheckpointKind) -> di
     if strange:
         raise SmprError(f"{kind}: {len(strange)} entries left over: {', '.join(strange[:3])}")
     for part, by_level in scales.items():
-        state[f"head.{part}.scales"] = torch.stack([by_level[i] for i in sorted(by_level)])
+        if sorted(by_level) != levels or any(t.numel() != 1 for t in by_level.values()):
+            found = ", ".join(map(str, sorted(by_level)))
+            said = f"the {part} scales are of levels {found}, not one number for each of 0 to {levels[-1]}"
+            raise SmprError(f"{kind}: {said}; give another checkpoint")
+        state[f"head.{part}.scales"] = torch.stack([by_level[i].reshape(()) for i in levels])
     check_state(state, wanted_shapes(published_config(kind)), str(kind))
     return state
 
