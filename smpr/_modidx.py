@@ -880,6 +880,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'smpr.training.Stopped.__init__': ('training.html#stopped.__init__', 'smpr/training.py'),
                                'smpr.training.averaged': ('training.html#averaged', 'smpr/training.py'),
                                'smpr.training.check_seal': ('training.html#check_seal', 'smpr/training.py'),
+                               'smpr.training.data_digest': ('training.html#data_digest', 'smpr/training.py'),
                                'smpr.training.find_checkpoint': ('training.html#find_checkpoint', 'smpr/training.py'),
                                'smpr.training.find_run': ('training.html#find_run', 'smpr/training.py'),
                                'smpr.training.fitting_weights': ('training.html#fitting_weights', 'smpr/training.py'),

@@ -230,6 +230,7 @@ class Train(Options):
     steps: Count | None = None  # stop, saved, at this step
     eval_every: Count | None = None  # steps between measurements; default: only at the end
     resume: bool = True  # continue what the run folder holds; --no-resume: it must be empty
+    new_data: bool = False  # continue although the pictures or labels are others
     compile: bool = False  # torch.compile: minutes before the first step, then perhaps faster on a GPU
     replay: Path | None = None  # compute a step again that stopped a training, from its bad_step file
     list: bool = False  # list all options that --section.field can change
@@ -259,7 +260,7 @@ def run_training(a: Train, config, run: Path) -> None:
     device, workers = a.device or settings.device, settings.workers
     if photos:
         config = scheduled(a, config, run, train_set, start, device, workers)
-    limits = {name: getattr(a, name) for name in ("minutes", "steps", "eval_every", "resume")}
+    limits = {name: getattr(a, name) for name in ("minutes", "steps", "eval_every", "resume", "new_data")}
     options = RunConfig(workers=workers, device=device, compiled=a.compile, **limits)
     summary = train(config, train_set, run, val_set, start, options)
     del summary["history"]  # it is in log.jsonl

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['pack_optimizer', 'unpack_optimizer', 'seal', 'check_seal', 'write_state', 'save_checkpoint', 'find_checkpoint',
            'load_checkpoint', 'run_weights', 'load_run', 'peak_memory', 'NoBoard', 'open_board', 'RunLog', 'read_log',
-           'averaged', 'measure', 'pose_sheet', 'find_run', 'open_run', 'RunConfig', 'Keeper', 'step_batches', 'Source',
-           'Stopped', 'StopSignals', 'one_line_errors', 'fitting_weights', 'train']
+           'averaged', 'measure', 'pose_sheet', 'data_digest', 'find_run', 'open_run', 'RunConfig', 'Keeper',
+           'step_batches', 'Source', 'Stopped', 'StopSignals', 'one_line_errors', 'fitting_weights', 'train']
 
 # %% ../nbs/14_training.ipynb #1c1c2780
 # Shapes: N images, P locations, K keypoints.
@@ -234,15 +234,28 @@ class RunLog:
 
     def state(self) -> dict:
         "What a checkpoint keeps of the log, so that a resumed run continues it row for row."
+        if self.path.exists():
+            sync_path(self.path)
         return {"log_rows": self.rows, "pending": self.pending, "spent": time.monotonic() - self.since}
 
 # %% ../nbs/14_training.ipynb #df6b2069
 def read_log(run: Path) -> list[dict]:
-    "The rows of a run's log.jsonl, none where there is no such file; a half-written last line is left out."
-    rows: list[dict] = []
-    with suppress(FileNotFoundError, json.JSONDecodeError):
-        for line in (Path(run) / "log.jsonl").read_text().splitlines():
-            rows.append(json.loads(line))
+    "The rows of a run's log.jsonl, none without one; says how many lines are damaged, but for the last one."
+    path, rows, bad = Path(run) / "log.jsonl", [], []
+    lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []
+    for n, line in enumerate(lines, 1):
+        row = None
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        elif n < len(lines):  # what a run wrote when it was cut comes last
+            bad.append(n)
+    if bad:
+        print(
+            f"smpr: {path}: {len(bad)} damaged lines are left out, the first is line {bad[0]}",
+            file=sys.stderr,
+        )
     return rows
 
 # %% ../nbs/14_training.ipynb #8689cc50
@@ -278,7 +291,19 @@ def pose_sheet(net: SMPR, poses: PoseSet, config: TestConfig, count: int = 4, le
     return fig
 
 # %% ../nbs/14_training.ipynb #ee66c36a
-def find_run(run: Path, config: Config, train_set: PoseSet, state: TrainState, resume: bool) -> tuple:
+def data_digest(poses: PoseSet) -> str:
+    "Short fingerprint of what is learned from: names and sizes of the pictures, and their people."
+    h = hashlib.sha256()
+    for r in poses.records:
+        h.update(f"{Path(r.file).name} {r.width} {r.height}".encode(errors="surrogateescape"))
+        for a in (r.keypoints, r.areas, r.crowd):
+            h.update(a.tobytes())
+    return h.hexdigest()[:16]
+
+
+def find_run(
+    run: Path, config: Config, train_set: PoseSet, state: TrainState, resume: bool, new_data: bool = False
+) -> tuple:
     "The intact checkpoint of a run folder, loaded into `state`, and its JSON; None and {} for a new run."
     found, count = find_checkpoint(run / "last", run / "best"), len(train_set)
     if found and not resume:
@@ -286,9 +311,11 @@ def find_run(run: Path, config: Config, train_set: PoseSet, state: TrainState, r
     if not found and os.path.isdir(run / "last"):
         raise SmprError(f"{run}: holds no intact checkpoint; delete the folder or choose another")
     saved = load_checkpoint(found, state, config) if found else {}
-    if (was := saved.get("pictures", count)) != count:
-        said = f"{run}: was trained on {was} pictures, {train_set.annotations} lists {count}"
-        raise SmprError(f"{said}; give the same set or another run folder")
+    was, data = saved.get("pictures", count), data_digest(train_set)
+    if not new_data and (was, saved.get("data", data)) != (count, data):
+        said = f"{was} pictures, {train_set.annotations} lists {count}" if was != count else "other labels"
+        said = f"{run}: was trained on {said}"
+        raise SmprError(f"{said}; give the same set, another run folder, or new_data (--new-data)")
     step = torch.tensor(float(state.step), dtype=torch.float64, device=state.net.mean.device)
     if over_ranks(step).item() != state.step:
         said = f"{run}: is at step {state.step} for this process and not for all"
@@ -296,9 +323,16 @@ def find_run(run: Path, config: Config, train_set: PoseSet, state: TrainState, r
     return found, saved
 
 
-def open_run(run: Path, config: Config, train_set: PoseSet, state: TrainState, resume: bool = True) -> dict:
+def open_run(
+    run: Path,
+    config: Config,
+    train_set: PoseSet,
+    state: TrainState,
+    resume: bool = True,
+    new_data: bool = False,
+) -> dict:
     "Make the run folder or continue its run; returns the JSON of the last checkpoint, {} for a new run."
-    found, saved = find_run(run, config, train_set, state, resume)
+    found, saved = find_run(run, config, train_set, state, resume, new_data)
     if rank_world()[0]:
         return saved
     last, broken = run / "last", run / "last.broken"
@@ -329,6 +363,7 @@ class RunConfig(Options):
     workers: Whole = 2  # processes that load pictures; 0 loads in this one
     device: str = "auto"
     resume: bool = True
+    new_data: bool = False  # go on although the pictures or labels are others
     eval_every: Count | None = None  # steps between measurements; None: only at the end
     save_every: Count = 250  # steps between checkpoints
     log_every: Count = 20  # steps between log rows
@@ -353,6 +388,7 @@ class Keeper:
 
     def __post_init__(self):
         steps, self.test = self.config.train.steps, replace(self.config.test, bf16=self.config.train.bf16)
+        self.data = data_digest(self.train_set)
         self.log = RunLog(self.run, self.saved) if rank_world()[0] == 0 else None
         self.last = min(steps, self.options.steps or steps)  # the step to stop at
         self.checked = self.state.step if self.saved.get("checked", True) else -1  # last measured step
@@ -382,7 +418,8 @@ class Keeper:
     def save(self, name: str = "last") -> str:
         "Write a checkpoint; says so."
         fresh = self.checked == self.state.step
-        about: dict = {"pictures": len(self.train_set), "checked": fresh, "metrics": self.metrics}
+        about: dict = {"pictures": len(self.train_set), "data": self.data, "checked": fresh}
+        about["metrics"] = self.metrics
         if self.log:
             save_checkpoint(self.run / name, self.state, self.config, about | self.log.state())
         return f"{self.run}: step {self.state.step} is saved"
@@ -537,7 +574,7 @@ def train(
         start = fitting_weights(start, config, source.poses.skeleton)
     with processes(options.device) as place, StopSignals() as signals:
         state = source.begin(config, place, start)
-        saved = open_run(run, config, source.poses, state, options.resume)
+        saved = open_run(run, config, source.poses, state, options.resume, options.new_data)
         first, keeper = state.step, Keeper(run, state, config, source.poses, val_set, options, saved)
         with one_line_errors(state), closing(keeper.log.board) if keeper.log else nullcontext():
             model = wrap(state.net, options.compiled)
