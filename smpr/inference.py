@@ -150,7 +150,7 @@ def snap(
     "Keypoints moved to where the heatmap sees them, near the pose (ours). Raises SmprError without one."
     if heatmap is None or sigmas is None:
         why = "there is no heatmap branch (model.heatmap is false, or a file exported without it)"
-        raise SmprError(f"DecodeConfig: snap asks the heatmap, and {why}; give snap None")
+        raise SmprError(f"DecodeConfig: snap asks the heatmap, and {why}; give snap None (--snap 0)")
     k, sigmas = (keypoints if only is None else keypoints[only]), sigmas.to(keypoints)
     p = heatmap.float().sigmoid()
     p = (p / p.amax((1, 2), keepdim=True).clamp(min=1e-30)) ** power
