@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Size', 'KINDS', 'COMMANDS', 'MORE', 'EXAMPLES', 'flag_text', 'text_flag', 'unboxed', 'flag_names', 'parse',
-           'change_many', 'Passing', 'complain', 'Predict', 'Eval', 'set_skeleton', 'open_set', 'Train', 'run_training',
-           'preset_config', 'training_set', 'scheduled', 'start_weights', 'Convert', 'Export', 'Data', 'Render',
-           'Reproduce', 'Info', 'with_more', 'read_command', 'main']
+           'change_many', 'Passing', 'complain', 'keep_files', 'Predict', 'Eval', 'set_skeleton', 'open_set', 'Train',
+           'run_training', 'preset_config', 'training_set', 'scheduled', 'start_weights', 'Convert', 'Export', 'Data',
+           'Render', 'Reproduce', 'Info', 'with_more', 'read_command', 'main']
 
 # %% ../nbs/appendix/command.ipynb #6619a0d8
 import contextlib
@@ -123,6 +123,28 @@ def complain(lines: list[str]) -> int:
     print("".join(f"smpr: error: {line}\n" for line in lines), end="", file=sys.stderr)
     return 2 if lines else 0
 
+# %% ../nbs/appendix/command.ipynb #2ba081ed
+def keep_files(outputs, inputs, json_only: bool = True) -> None:
+    "Raises SmprError for a file to write that this call reads or writes, too, or that is there and no JSON."
+
+    def place(path: Path):
+        there = path.stat() if path.exists() else None
+        return (there.st_dev, there.st_ino) if there else path.resolve()
+
+    known = {place(Path(path)): "read" for path in inputs if path}
+    for path in map(Path, filter(None, outputs)):
+        if (key := place(path)) in known:
+            raise SmprError(f"{path}: is {known[key]} by this call, too; choose another name")
+        known[key] = "written"
+        if json_only and path.is_file() and path.stat().st_size and not _is_json(path):
+            raise SmprError(f"{path}: is there and holds no JSON; choose another name")
+
+
+def _is_json(path: Path) -> bool:
+    "Whether a file begins as JSON does."
+    with path.open("rb") as f:
+        return f.read(1) in (b"{", b"[")
+
 # %% ../nbs/appendix/command.ipynb #19bcccc8
 @dataclass(frozen=True, kw_only=True)
 class Predict(Passing):
@@ -177,6 +199,13 @@ class Eval(Passing):
         model, config = self.network()
         poses = load_set(self.images, self.annotations or self.image_info or Path(), model.skeleton)
         check_truth(poses, measured=bool(self.annotations))
+        read = (
+            self.annotations,
+            self.image_info,
+            self.weights,
+            *(poses.images / r.file for r in poses.records),
+        )
+        keep_files([self.json, self.results], read)
         results = detect_set(model, poses, config, True, self.batch_size, self.workers)
         if self.results:
             atomic_write(self.results, json.dumps(results) + "\n")
@@ -337,6 +366,7 @@ class Convert(Options):
     def __call__(self) -> None:
         from smpr.deploy.published import CheckpointKind, convert_checkpoint
 
+        keep_files([self.out], [self.checkpoint], json_only=False)
         print(convert_checkpoint(self.checkpoint, self.out, CheckpointKind(self.kind)))
 
 
@@ -379,6 +409,7 @@ class Data(Options):
 
         if not (self.images and self.annotations):
             raise SmprError("smpr data check: give --images DIR and --annotations FILE; see --help")
+        keep_files([self.report], [self.annotations])
         asked = self.images, self.annotations, set_skeleton(self.annotations)
         report = check_set(*asked)
         skipped = {why: len(ids) for why, ids in report.skipped.items()}

@@ -803,3 +803,40 @@ def test_info(smpr):
 def test_bad_settings(smpr, monkeypatch):
     monkeypatch.setenv("SMPR_WORKERS", "many")
     assert "SMPR_WORKERS" in smpr("info", code=2)
+
+
+# what is read is never replaced
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    (
+        ("--json", "truth.json"),
+        ("--results", "truth.json"),
+        ("--json", "photos/b.jpg"),
+        ("--results", "linked.json"),
+        ("--json", "weights"),
+        ("--json", "new.json", "--results", "new.json"),
+        ("--json", "run.sh"),
+    ),
+)
+def test_eval_never_replaces_what_it_reads(outputs, smpr, weights, photos, truth, monkeypatch):
+    Path("linked.json").hardlink_to(truth)
+    Path("run.sh").write_text("ls")
+    names = {"weights": weights, "photos/b.jpg": photos / "b.jpg", "truth.json": truth}
+    before = {path: path.read_bytes() for path in (*names.values(), Path("run.sh"))}
+    words = [names.get(word, word) for word in outputs]
+    files = ["--images", photos, "--annotations", truth, "--weights", weights]
+    assert "choose another name" in smpr("eval", *files, *words, code=2)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert not Path("new.json").exists()
+
+
+def test_check_and_convert_never_replace_what_they_read(smpr, photos, truth):
+    before = truth.read_bytes()
+    assert "is read by" in smpr(
+        "data", "check", "--images", photos, "--annotations", truth, "--report", truth, code=2
+    )
+    torch.save({"a": torch.zeros(1)}, "a.pth")
+    assert "is read by" in smpr("convert", "a.pth", "./a.pth", "--kind", "resnet50_fpn", code=2)
+    assert truth.read_bytes() == before and torch.load("a.pth", weights_only=True)
