@@ -263,7 +263,7 @@ class TrainStream(Dataset):
         self.order = [i for i, n in enumerate(usable) if n or not config.replace_empty]
         if not any(usable):
             why = ", ".join(f"{why}: {len(ids)}" for why, ids in skipped_people(poses).items())
-            said = f"no picture has a person with usable keypoints ({why}); training needs some"
+            said = f"no picture has a person with usable keypoints ({why}); give labelled people with an area"
             raise SmprError(f"{poses.annotations}: {said}")
         self.cache: dict[int, np.ndarray] = {}
         self.epoch = (-1, np.empty(0, int))

@@ -62,7 +62,8 @@ METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL
 
 # %% ../nbs/12_evaluation.ipynb #e8faed02
 FLAWS = (
-    "have no area from 1 px^2 to four pictures, which OKS needs; add it (of a mask, or half of the box)",
+    "have no area (missing, below 1 px^2, above four pictures), by which OKS divides; "
+    "add it: of a mask, or half of the box",
     "have a num_keypoints that contradicts their keypoints; remove that field, then it is counted",
     "have labelled keypoints, but none of them inside the picture; fix them, or width and height",
     "have a bbox with a negative side; give left, top, width and height",
