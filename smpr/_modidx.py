@@ -32,6 +32,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'smpr.batches.TrainStream.__init__': ('batches.html#trainstream.__init__', 'smpr/batches.py'),
                               'smpr.batches.TrainStream._draw': ('batches.html#trainstream._draw', 'smpr/batches.py'),
                               'smpr.batches.TrainStream.index': ('batches.html#trainstream.index', 'smpr/batches.py'),
+                              'smpr.batches.TrainStream.large': ('batches.html#trainstream.large', 'smpr/batches.py'),
                               'smpr.batches.TrainStream.picture': ('batches.html#trainstream.picture', 'smpr/batches.py'),
                               'smpr.batches.TrainStream.populated': ('batches.html#trainstream.populated', 'smpr/batches.py'),
                               'smpr.batches.TrainStream.preload': ('batches.html#trainstream.preload', 'smpr/batches.py'),

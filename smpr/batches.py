@@ -265,8 +265,19 @@ class TrainStream(Dataset):
             why = ", ".join(f"{why}: {len(ids)}" for why, ids in skipped_people(poses).items())
             said = f"no picture has a person with usable keypoints ({why}); give labelled people with an area"
             raise SmprError(f"{poses.annotations}: {said}")
+        if not any(self.large(r).any() for r in poses.records):
+            said = f"everybody is smaller than 1 px in pictures of data.short {config.short} px"
+            raise SmprError(f"{poses.annotations}: {said}; give larger pictures or a larger data.short")
         self.cache: dict[int, np.ndarray] = {}
         self.epoch = (-1, np.empty(0, int))
+
+    def large(self, record: PictureRecord) -> np.ndarray:  # (G,) bool
+        "Who is still trained on when the picture has its largest size."
+        short, zoom = max(self.config.short_range or (self.config.short,)), max(self.config.zoom or (1,))
+        factor = zoom * resize_factor(record.size, short, self.config.long)
+        return record.trainable & trainable(
+            record.keypoints * (factor, factor, 1), record.areas, record.crowd
+        )
 
     def preload(self, threads: int = 2) -> "TrainStream":
         "Decode all pictures now and keep them in memory; worker processes started later share them."

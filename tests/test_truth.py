@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import smpr.evaluation
+from smpr.batches import TrainStream
 from smpr.cli import main
 from smpr.command.check import check_set
 from smpr.data import load_set, skipped_people
@@ -200,3 +201,18 @@ def test_training_says_whom_it_skips(tmp_path, capsys):
     with suppress(SmprError):
         train(small_config(1), poses, tmp_path / "run", workers=0, progress=False)
     assert "training skips" not in capsys.readouterr().err
+
+
+def test_people_too_small_for_the_size_of_training():
+    "A few px are some, until the picture shrinks; one person who stays large is enough to begin."
+    data = sound()
+    for a in data["annotations"]:
+        k = np.reshape(a["keypoints"], (-1, 3)) * (6 / 320, 6 / 240, 1) + (100, 100, 0)
+        a |= {"keypoints": k.ravel().tolist(), "area": 4.0}
+    config = small_config(1).data
+    poses = load_set(PEOPLE / "images", data)
+    assert any(r.trainable.any() for r in poses.records)
+    with pytest.raises(SmprError, match="smaller than 1 px in pictures of data.short 24 px"):
+        TrainStream(poses, replace(config, short=24, long=32))
+    some = replace(poses, records=(*poses.records, *load_set(PEOPLE / "images", sound()).records))
+    assert len(TrainStream(some, replace(config, short=24, long=32)).order) > 1
