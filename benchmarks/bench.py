@@ -14,7 +14,7 @@ them. Leave the machine alone meanwhile."""
 import argparse
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench_growth import chart_growth, measure_growth
@@ -59,11 +59,13 @@ def whole_table(figures: Path) -> list[Line]:
 
 def table(record: dict) -> str:
     "The rows as Markdown."
-    m, lines = (
-        record["machine"],
-        [Line(**l) for rows in record["sections"].values() for l in rows["lines"]]
-        + whole_table(load_settings().figures),
-    )
+    m, lines = record["machine"], []
+    for part in record["sections"].values():
+        cpu, torch_version = part["hardware"]["cpu"], part["versions"]["torch"]
+        other = cpu != m["cpu"] or torch_version != m["torch"].partition("+")[0]
+        where = f"; on {cpu}, torch {torch_version}" if other else ""
+        lines += [replace(l, note=l.note + where) for l in (Line(**l) for l in part["lines"])]
+    lines += whole_table(load_settings().figures)
     head = [
         f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads, torch {m['torch']}"
         + (f", {m['gpu']}" if m["gpu"] else "")
