@@ -266,10 +266,13 @@ def averaged(state: TrainState, config: Config) -> SMPR:
     return fold_norms(net).to(state.net.mean.device).eval().to(memory_format=torch.channels_last)
 
 # %% ../nbs/14_training.ipynb #89150421
-def measure(net: SMPR, poses: PoseSet, config: TestConfig, progress: bool = True) -> dict[str, float]:
+def measure(
+    net: SMPR, poses: PoseSet, config: TestConfig, progress: bool = True, workers: int = 0
+) -> dict[str, float]:
     "The ten COCO numbers of a set; several processes share the pictures and all get the numbers."
     rank, world = rank_world()
-    mine = detect_set(net, poses.subset(range(rank, len(poses), world)), config, progress and rank == 0)
+    part, show = poses.subset(range(rank, len(poses), world)), progress and rank == 0
+    mine = detect_set(net, part, config, show, workers=workers)
     if world == 1:
         return evaluate(poses, mine)
     found: list = [None] * world
@@ -428,7 +431,9 @@ class Keeper:
         "Measure, keep the checkpoint as `best` when none was better before, show poses in TensorBoard."
         net, began, step = averaged(self.state, self.config), time.monotonic(), self.state.step
         if self.val_set is not None:
-            self.metrics, self.checked = measure(net, self.val_set, self.test, self.options.progress), step
+            workers = self.options.workers if net.device.type == "cuda" else 0  # a CPU has enough to do
+            self.metrics = measure(net, self.val_set, self.test, self.options.progress, workers)
+            self.checked = step
             if self.log:
                 self.log.write(step, self.metrics)
                 self.log.since += time.monotonic() - began  # measuring does not count as slow training
