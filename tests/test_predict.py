@@ -122,7 +122,7 @@ def test_threshold(model, paths, alone):
     result = smpr.predict(model, paths[0], threshold=least)
     assert len(result) == 2 < len(alone[0]) and result.threshold == least
     assert result.draw().tobytes() == alone[0].draw(least).tobytes()
-    assert smpr.predict(model, paths[0], threshold=2.0).boxes.shape == (0, 4)
+    assert smpr.predict(model, paths[0], threshold=1.0).boxes.shape == (0, 4)
 
 
 def test_a_picture_that_cannot_be_read(model, paths, alone, tmp_path):
