@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEVICE_NAMES', 'DeviceName', 'Settings', 'find_settings', 'load_settings', 'resolve_device', 'sync_path',
-           'whole_file', 'atomic_write', 'file_digest', 'need']
+           'whole_file', 'atomic_write', 'hold_folder', 'lock_handle', 'file_digest', 'need']
 
 # %% ../nbs/appendix/settings.ipynb #e9045c46
 import configparser
@@ -12,8 +12,10 @@ import hashlib
 import importlib
 import os
 import re
+import sys
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Literal
@@ -101,7 +103,8 @@ def sync_path(path: Path) -> Path:
 def whole_file(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
     "A file that takes its name when all is well, else an older one is kept. Raises SmprError."
     path = Path(path)
-    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # beside it: a rename within a disk is one step
+    name = f".{zlib.crc32(os.fsencode(path.name)):x}-{os.getpid()}.tmp"  # short, whatever the other's length
+    half = path.with_name(name)  # beside it: a rename within a disk is one step
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with half.open("wb") as f:
@@ -115,15 +118,46 @@ def whole_file(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
         said = f"{path}: cannot be written ({e.strerror or e})"
         raise SmprError(f"{said}; free some space or choose another folder") from None
     finally:
-        if half.exists():
+        with suppress(OSError):
             half.unlink()
 
 
 def atomic_write(path: Path, content: bytes | str, sync: bool = False) -> Path:
     "Write a whole file or nothing; `sync` waits until it would outlive a power cut. Raises SmprError."
     with whole_file(path, sync) as f:
-        f.write(content.encode() if isinstance(content, str) else content)
+        f.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
     return Path(path)
+
+# %% ../nbs/appendix/settings.ipynb #a1d00002
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    "A folder, made if need be, for this call alone. Raises SmprError where another call holds it."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
+    except OSError as e:
+        raise SmprError(f"{folder}: {(e.strerror or str(e)).lower()}; choose another folder") from None
+    try:
+        if handle is not None:
+            lock_handle(handle, folder)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def lock_handle(handle: int, folder: Path) -> None:
+    "Lock an open folder, where its disk can do that. Raises SmprError where another call holds it."
+    import fcntl  # Windows has none
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SmprError(
+            f"{folder}: another call writes there; wait for it or choose another folder"
+        ) from None
+    except OSError:
+        pass  # some disks of a network know no locks
 
 # %% ../nbs/appendix/settings.ipynb #a9bab888
 def file_digest(path: Path, kind: str = "sha256") -> str:
