@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .config import Share, check
+from .config import Share, check, printable
 from .settings import SmprError, atomic_write, need
 from .skeleton import COLORS, Skeleton, side_colors
 
@@ -148,13 +148,16 @@ class Result:
     source: str = ""  # file name
     frame: int | None = None  # which picture of a video, from 0
     threshold: float = 0.2  # score from which a pose is drawn
+    time: float | None = None  # s since the first picture of that video
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def __repr__(self) -> str:
         (h, w), best = self.image.shape[:2], max(self.scores, default=0)
-        where = (self.source or "picture") + (f", frame {self.frame}" if self.frame is not None else "")
+        where = printable(self.source or "picture") + (
+            f", frame {self.frame}" if self.frame is not None else ""
+        )
         return f"Result({where}, {w}x{h} px: {len(self)} poses, best score {best:.2f})"
 
     @property
