@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, make_dataclass, replace
 from importlib import import_module
@@ -40,10 +41,11 @@ from smpr.config import (
     Span,
     Whole,
     flat,
+    printable,
     take_apart,
     to_dict,
 )
-from .settings import atomic_write, file_digest, find_settings, load_settings, resolve_device
+from .settings import atomic_write, file_digest, find_settings, hold_folder, load_settings, resolve_device
 
 # %% ../nbs/appendix/command.ipynb #0b5e4b99
 def flag_text(value) -> str:
@@ -120,7 +122,7 @@ class Passing(Options):
 # %% ../nbs/appendix/command.ipynb #2ba081eb
 def complain(lines: list[str]) -> int:
     "Print errors; the exit code."
-    print("".join(f"smpr: error: {line}\n" for line in lines), end="", file=sys.stderr)
+    print("".join(f"smpr: error: {printable(line)}\n" for line in lines), end="", file=sys.stderr)
     return 2 if lines else 0
 
 # %% ../nbs/appendix/command.ipynb #2ba081ed
@@ -151,7 +153,7 @@ class Predict(Passing):
     "Find people in pictures and videos. Called again it continues; a bad picture does not stop the others."
 
     source: Positional[tuple[str, ...]]  # pictures, folders, patterns or videos
-    out: Path = Path("smpr-out")  # folder for drawings, results.json and results.jsonl
+    out: Path = Path("smpr-out")  # folder for drawings, results.json of this call, results.jsonl of all calls
     fresh: bool = False  # do all pictures again instead of continuing what --out holds
     threshold: Share = 0.2  # score from which a pose is drawn
 
@@ -160,20 +162,25 @@ class Predict(Passing):
         from smpr.inference import shipped_weights, usual_batch
         from smpr.sources import find_sources
 
-        sources, out = find_sources(self.source), self.out
+        with warnings.catch_warnings(record=True) as left_out:
+            warnings.simplefilter("always")
+            sources, out = find_sources(self.source), self.out
+        for warning in left_out:
+            print(f"smpr: {printable(warning.message)}", file=sys.stderr)
         model, config = self.network()
         weights = file_digest(shipped_weights().get(self.weights, Path(self.weights)))
         about = {"weights": weights, "test": to_dict(config), "threshold": self.threshold}
         size = usual_batch(model, self.batch_size)
-        drawer = Drawer(model, config, self.threshold, Journal(out, about, self.fresh), size)
-        try:
-            found = list(drawer.draw(sources, out))
-        finally:
-            poses, pictures = write_results(out, drawer.journal, sources)
+        with hold_folder(out):
+            drawer = Drawer(model, config, self.threshold, Journal(out, sources, about, self.fresh), size)
+            try:
+                found = list(drawer.draw())
+            finally:
+                poses, pictures = write_results(drawer.journal)
         if None in found:
-            print(f"{found.count(None)} of {len(sources)} were done before (--fresh does them again)")
+            print(f"{found.count(None)} of {len(found)} were done before (--fresh does them again)")
         if pictures:
-            print(f"{poses} poses of {pictures} pictures -> {out / 'results.json'}")
+            print(printable(f"{poses} poses of {pictures} pictures -> {out / 'results.json'}"))
         return complain([line for line in found if line])
 
 # %% ../nbs/appendix/command.ipynb #43d5a547
@@ -210,7 +217,7 @@ class Eval(Passing):
         if self.results:
             atomic_write(self.results, json.dumps(results) + "\n")
         if not self.annotations:
-            print(f"{len(results)} poses of {len(poses)} pictures -> {self.results}")
+            print(printable(f"{len(results)} poses of {len(poses)} pictures -> {self.results}"))
             return
         metrics = evaluate(poses, results)
         print("\n".join(f"{name:5} {value:.4f}" for name, value in metrics.items()))
@@ -367,7 +374,7 @@ class Convert(Options):
         from smpr.deploy.published import CheckpointKind, convert_checkpoint
 
         keep_files([self.out], [self.checkpoint], json_only=False)
-        print(convert_checkpoint(self.checkpoint, self.out, CheckpointKind(self.kind)))
+        print(printable(convert_checkpoint(self.checkpoint, self.out, CheckpointKind(self.kind))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,7 +390,9 @@ class Export(Options):
 
         path, found = export_network(load(self.weights, "cpu"), self.out)
         said = f"{found.pixels:.1e} px ({found.strides:.1e} strides) and {found.probability:.1e}"
-        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; on a picture at most {said} from PyTorch")
+        print(
+            f"{printable(path)}: {path.stat().st_size / 1e6:.1f} MB; on a picture at most {said} from PyTorch"
+        )
 
 # %% ../nbs/appendix/command.ipynb #4151a75a
 @dataclass(frozen=True, kw_only=True)
@@ -551,6 +560,8 @@ def main(argv: list[str] | None = None) -> int:
     words = [str(w) for w in (sys.argv[1:] if argv is None else argv)]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows ASCII alone shows ? for the rest
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="backslashreplace")
     try:
         if words[:1] == ["--version"]:
             print(f"smpr {__version__}")
@@ -569,7 +580,7 @@ def main(argv: list[str] | None = None) -> int:
         return complain([f"no memory is left ({str(e)[:80]}); choose smaller pictures, scales or batches"])
     except KeyboardInterrupt as e:  # training adds what it saved, and which signal it was
         said, again = e or "what was written stays", shlex.join(["smpr", *words])
-        print(f"smpr: interrupted; {said}; go on with: {again}", file=sys.stderr)
+        print(printable(f"smpr: interrupted; {said}; go on with: {again}"), file=sys.stderr)
         return 128 + getattr(e, "number", 2)
 
 # %% ../nbs/appendix/command.ipynb #9e78be42

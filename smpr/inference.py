@@ -411,7 +411,8 @@ def _make_result(picture: Picture, poses: Poses, skeleton: Skeleton, threshold: 
     k, scores = (t[keep].float().cpu().numpy() for t in (poses.keypoints, poses.scores))
     k = np.concatenate([k, np.ones_like(k[..., :1])], -1)
     drawn = Result.threshold if threshold is None else threshold
-    return Result(picture.image, k, scores, skeleton, picture.source, picture.frame, drawn)
+    place = picture.source, picture.frame, drawn, picture.time
+    return Result(picture.image, k, scores, skeleton, *place)
 
 
 def _sound(results: Iterable[Result | SmprError], skip: bool, hint: str = "") -> Iterator[Result]:
