@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ID_FIELD', 'MOST_PIXELS', 'MOST_SCANS', 'PICTURE_KINDS', 'PictureRecord', 'PoseSet', 'read_json', 'keypoint_error',
            'is_number', 'field_error', 'document_errors', 'read_records', 'file_skeleton', 'load_set', 'to_8_bits',
-           'to_rgb', 'read_image', 'trainable', 'skipped_people', 'make_sample', 'resize_factor', 'resize', 'set_hash']
+           'to_rgb', 'read_image', 'read_picture', 'trainable', 'skipped_people', 'make_sample', 'resize_factor',
+           'resize', 'set_hash']
 
 # %% ../nbs/09_data.ipynb #f3ae7eb9
 # Shapes: N pictures, G persons, K keypoints, H and W height and width of a picture in px.
@@ -341,6 +342,17 @@ def read_image(
         has, says = (f"{w}x{h}" for h, w in (out.shape[:2], size))
         raise SmprError(f"{path}: is {has} px but its record says {says}; fix width and height")
     return out
+
+# %% ../nbs/09_data.ipynb #d4e00002
+def read_picture(poses: PoseSet, record: PictureRecord) -> np.ndarray:  # (H, W, 3) uint8 RGB
+    "The picture of a record. Raises SmprError, also where its labels fit it only turned as EXIF says."
+    path, (h, w) = poses.images / record.file, record.size
+    image, xy = read_image(path, record.size), record.keypoints[record.keypoints[..., 2] > 0, :2]
+    if h != w and (xy > (w, h)).any() and (xy >= 0).all() and (xy <= (h, w)).all():
+        if read_image(path).shape[:2] == (w, h):
+            said = f"its labels do not fit {w}x{h} px but the picture turned as EXIF says"
+            raise SmprError(f"{path}: {said}; its record needs width {h} and height {w}")
+    return image
 
 # %% ../nbs/09_data.ipynb #2a334397
 def trainable(keypoints: np.ndarray, areas: np.ndarray, crowd: np.ndarray) -> np.ndarray:  # (G,) bool

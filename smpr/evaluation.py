@@ -21,6 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from .batches import one_thread
 from .config import Whole, check
 from smpr.data import (
     ID_FIELD,
@@ -29,7 +30,7 @@ from smpr.data import (
     is_number,
     keypoint_error,
     load_set,
-    read_image,
+    read_picture,
     read_json,
 )
 from .inference import TestConfig, find_batch, fit_looks, usual_batch
@@ -209,7 +210,7 @@ class FittedSet(Dataset):
     def __getitem__(self, n: int) -> tuple:  # an id, and the picture or what is wrong with it
         r = self.poses.records[n]
         try:
-            return r.id, fit_looks(read_image(self.poses.images / r.file, r.size), self.config)
+            return r.id, fit_looks(read_picture(self.poses, r), self.config)
         except SmprError as e:
             return r.id, e  # raised in a process of its own, it would lose its form
 
@@ -227,6 +228,7 @@ def detect_set(
     options = {
         "num_workers": check(Whole, workers, "workers"),
         "collate_fn": list,
+        "worker_init_fn": one_thread,
         "pin_memory": model.device.type == "cuda",
     }
     with tqdm(total=len(poses), desc="evaluating", disable=not progress, mininterval=2) as bar:

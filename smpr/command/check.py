@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..data import PoseSet, read_image, read_json, read_records, skipped_people
+from ..data import PoseSet, read_picture, read_json, read_records, skipped_people
 from ..evaluation import truth_errors
 from ..settings import SmprError
 from ..skeleton import COCO17, Skeleton
@@ -52,7 +52,7 @@ def check_set(
     others = 0 if report.problems else len(data.get("annotations") or []) - total
     hide = None if progress else True  # None: only where nobody watches
     bar = tqdm(records, desc="checking", unit=" pictures", disable=hide, mininterval=2)
-    readable = sum(report.add(read_image, poses.images / r.file, r.size) is not None for r in bar)
+    readable = sum(report.add(read_picture, poses, r) is not None for r in bar)
     report.problems += [f"{annotations}: not to be measured: {wrong}" for wrong in truth_errors(poses)]
     report.skipped = skipped_people(poses)
     left = sum(len(ids) for why, ids in report.skipped.items() if not why.startswith("picture"))
