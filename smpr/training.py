@@ -40,7 +40,7 @@ from tqdm import tqdm
 from .batches import DrawSampler, TrainStream, train_loader
 from .checkpoints import wanted_shapes, write_tensors
 from .config import Count, NotNegative, Options, Whole, check_same, from_dict, to_dict
-from .data import PoseSet, read_image, skipped_people
+from .data import PoseSet, read_image, read_picture, skipped_people
 from .evaluation import check_truth, detect_set, evaluate
 from .fuse import fold_norms
 from .inference import TestConfig, find_poses, load
@@ -208,7 +208,7 @@ class RunLog:
         rows = [row for row in read_log(run) if row["step"] <= saved["step"]][: saved["log_rows"]]
         self.rows = len(rows)
         if self.path.exists():
-            atomic_write(self.path, "".join(f"{json.dumps(row)}\n" for row in rows))
+            atomic_write(self.path, "".join(f"{json.dumps(row)}\n" for row in rows), sync=True)
         self.board = open_board(run / "tensorboard", saved["step"] + 1)
 
     def write(self, step: int, row: dict) -> dict:
@@ -217,6 +217,8 @@ class RunLog:
         try:
             with self.path.open("a") as f:
                 f.write(json.dumps({"step": step} | row) + "\n")
+                f.flush()
+                os.fsync(f.fileno())
         except OSError as e:
             raise SmprError(f"{self.path}: cannot be written ({e}); free some space and run again") from None
         self.rows += 1
@@ -287,7 +289,7 @@ def pose_sheet(net: SMPR, poses: PoseSet, config: TestConfig, count: int = 4, le
     records = poses.records[:count]
     fig = Figure(figsize=(2.4 * len(records), 2), dpi=80, layout="constrained")
     for ax, r in zip(fig.subplots(1, len(records), squeeze=False)[0], records):
-        ax.imshow(image := read_image(poses.images / r.file, r.size))
+        ax.imshow(image := read_picture(poses, r))
         found = find_poses(net, image, config)
         draw_poses(ax, found.keypoints[found.scores > least].cpu().numpy(), net.skeleton, size=2, width=1)
         ax.set(xticks=[], yticks=[], xlim=(0, r.width), ylim=(r.height, 0))
