@@ -191,6 +191,7 @@ class Eval(Passing):
     images: Path  # folder of the pictures
     annotations: Path | None = None  # COCO-format ground truth
     image_info: Path | None = None  # image list without annotations, as for test-dev
+    category: str | None = None  # name or id of the people's category, where several have keypoints
     workers: Whole = 0  # processes that read pictures; 0: this one does
     json: Path | None = None  # write the ten numbers here
     results: Path | None = None  # write the detections here, COCO results format
@@ -204,7 +205,8 @@ class Eval(Passing):
         from smpr.evaluation import check_truth, detect_set, evaluate
 
         model, config = self.network()
-        poses = load_set(self.images, self.annotations or self.image_info or Path(), model.skeleton)
+        file = self.annotations or self.image_info or Path()
+        poses = load_set(self.images, file, model.skeleton, self.category)
         check_truth(poses, measured=bool(self.annotations))
         read = (
             self.annotations,
@@ -227,15 +229,21 @@ class Eval(Passing):
             atomic_write(self.json, json.dumps(metrics, indent=1) + "\n")
 
 # %% ../nbs/appendix/command.ipynb #645eb237
-def set_skeleton(file: Path):
+def set_skeleton(file: Path, category: str | None = None):
     "The skeleton that a COCO-format file describes, as `smpr.data.file_skeleton`. Raises SmprError."
     from smpr.data import file_skeleton
 
-    return file_skeleton(file)
+    return file_skeleton(file, category)
 
 
-def open_set(images: Path | None, annotations: Path | None, part: str = "train"):
-    "The set that two flags name, with its file's skeleton; without them rendered people. Raises SmprError."
+def open_set(
+    images: Path | None,
+    annotations: Path | None,
+    part: str = "train",
+    category: str | None = None,
+    skeleton=None,  # None: the file's
+):
+    "The set that two flags name; without them rendered people. Raises SmprError."
     from smpr.data import load_set
 
     if bool(images) != bool(annotations):
@@ -243,7 +251,7 @@ def open_set(images: Path | None, annotations: Path | None, part: str = "train")
         raise SmprError(f"{flags}: give both, the folder of the pictures and their COCO-format file")
     home = load_settings().data / part
     file = annotations or home / "person_keypoints.json"
-    return load_set(images or home / "images", file)
+    return load_set(images or home / "images", file, skeleton, category)
 
 # %% ../nbs/appendix/command.ipynb #ac6185c9
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +262,7 @@ class Train(Options):
     "small: the shipped network; real-...: for photographs, as long as --minutes; code, paper: as published"
     images: Path | None = None  # folder of the pictures; None: rendered people, or COCO for photographs
     annotations: Path | None = None  # their COCO-format file
+    category: str | None = None  # name or id of the people's category, where several have keypoints
     val_images: Path | None = None  # pictures to measure on
     val_annotations: Path | None = None  # their COCO-format file
     rendered: Annotated[float, Span(0, 100)] = (
@@ -291,7 +300,7 @@ def run_training(a: Train, config, run: Path) -> None:
     settings, train_set, val_set = load_settings(), training_set(a), None
     photos = a.preset.startswith("real")
     if a.val_images or a.val_annotations:
-        val_set = open_set(a.val_images, a.val_annotations, "val")
+        val_set = open_set(a.val_images, a.val_annotations, "val", a.category, train_set.skeleton)
     start = start_weights(a.weights or ("rendered" if photos else None), config, train_set.skeleton)
     device, workers = a.device or settings.device, settings.workers
     if photos:
@@ -323,7 +332,7 @@ def training_set(a: Train):
     coco, photos = load_settings().coco, a.preset.startswith("real") and not (a.images or a.annotations)
     if photos and not coco.exists():
         raise SmprError(f"no photographs at {coco}; give --images, --annotations, or first `smpr data coco`")
-    given = coco_set(coco) if photos else open_set(a.images, a.annotations)
+    given = coco_set(coco) if photos else open_set(a.images, a.annotations, category=a.category)
     return join_sets([given, open_set(None, None)], [1, a.rendered]) if a.rendered else given
 
 # %% ../nbs/appendix/command.ipynb #3075f37f
@@ -406,6 +415,7 @@ class Data(Options):
     check_only: bool = False  # coco: count and verify what is there
     images: Path | None = None  # check: folder of the pictures
     annotations: Path | None = None  # check: their COCO-format file
+    category: str | None = None  # check: the people's, where several have keypoints
     report: Path | None = None  # check: write all problems, and what training would skip, here as JSON
 
     def __call__(self) -> int | None:
@@ -419,12 +429,12 @@ class Data(Options):
         if not (self.images and self.annotations):
             raise SmprError("smpr data check: give --images DIR and --annotations FILE; see --help")
         keep_files([self.report], [self.annotations])
-        asked = self.images, self.annotations, set_skeleton(self.annotations)
-        report = check_set(*asked)
+        report = check_set(self.images, self.annotations, category=self.category)
         skipped = {why: len(ids) for why, ids in report.skipped.items()}
-        found = {"counts": report.counts, "skipped in training": skipped, "problems": len(report.problems)}
+        found = {"people": report.people, "counts": report.counts, "left out": report.ignored}
+        found |= {"skipped in training": skipped, "problems": len(report.problems)}
         if not report.problems:
-            found["hash"] = set_hash(load_set(*asked))
+            found["hash"] = set_hash(load_set(self.images, self.annotations, category=self.category))
         print(json.dumps(found, indent=1))
         if self.report:
             found |= {"problems": report.problems, "skipped in training": report.skipped}

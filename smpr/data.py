@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['ID_FIELD', 'MOST_PIXELS', 'MOST_SCANS', 'PICTURE_KINDS', 'PictureRecord', 'PoseSet', 'read_json', 'keypoint_error',
-           'is_number', 'field_error', 'document_errors', 'read_records', 'file_skeleton', 'load_set', 'to_8_bits',
-           'to_rgb', 'read_image', 'read_picture', 'trainable', 'skipped_people', 'make_sample', 'resize_factor',
-           'resize', 'set_hash']
+           'as_id', 'is_number', 'field_error', 'document_errors', 'person_category', 'others_counted', 'read_records',
+           'file_skeleton', 'load_set', 'to_8_bits', 'to_rgb', 'read_image', 'read_picture', 'trainable',
+           'skipped_people', 'make_sample', 'resize_factor', 'resize', 'set_hash']
 
 # %% ../nbs/09_data.ipynb #f3ae7eb9
 # Shapes: N pictures, G persons, K keypoints, H and W height and width of a picture in px.
 import hashlib
 import json
 import os
+import re
+import sys
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -26,7 +28,7 @@ from torch import Tensor
 
 from .representation import Variant, oks, pseudo_boxes
 from .settings import SmprError
-from .skeleton import COCO17, Skeleton, skeleton_from_category
+from .skeleton import COCO17, Skeleton, keypoint_order, skeleton_from_category
 from .structures import Sample
 
 # %% ../nbs/09_data.ipynb #80f34cec
@@ -82,9 +84,16 @@ class PoseSet:
     annotations: Path  # the JSON file, for messages and fingerprints
     records: tuple[PictureRecord, ...]
     skeleton: Skeleton = COCO17
+    category: dict = field(default_factory=dict)  # the people's entry among the file's categories
+    ignored: dict = field(default_factory=dict)  # annotations of other categories: how many of each
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def category_id(self) -> int | str:
+        "The people's category id in the file."
+        return self.category.get("id", 1)
 
     def subset(self, keep: Iterable[int]) -> "PoseSet":
         "The same set with the records at positions `keep`."
@@ -117,8 +126,16 @@ def keypoint_error(values, K: int, most: float = 1e6, seen: tuple | None = (0, 1
     return ""
 
 # %% ../nbs/09_data.ipynb #82a21dc9
+def as_id(value) -> int | str | None:
+    "An id as it is compared: 7, 7.0 and '7' are the same one. None for what is no id."
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"-?\d{1,18}", value, re.ASCII) else value
+    whole = isinstance(value, float) and value.is_integer()
+    return int(value) if (whole or type(value) is int) and abs(value) < 2**63 else None
+
+
 def _is_id(value) -> bool:
-    return isinstance(value, str) or (type(value) is int and abs(value) < 2**63)
+    return as_id(value) is not None
 
 
 def is_number(value, most: float = 1e12) -> bool:
@@ -170,15 +187,25 @@ def field_error(entry, fields: dict[str, tuple], needed: Iterable[str] = ()) -> 
     return ""
 
 # %% ../nbs/09_data.ipynb #0aa9c533
-def document_errors(data, K: int, people: dict[int | str, tuple[dict, list]]) -> Iterator[str]:
-    "What is wrong with a COCO-format document. `people` gets each image id's entry and its persons."
+def document_errors(
+    data,  # content of a COCO-format file
+    K: int,
+    people: dict[int | str, tuple[dict, list]],  # gets each image id's entry and its persons
+    category: str | None = None,  # as for `person_category`
+) -> Iterator[str]:
+    "What is wrong with a COCO-format document."
     lists = {"annotations": []} | data if isinstance(data, dict) else {}
     for name in ("images", "annotations"):
         if not isinstance(lists.get(name), list):
             yield f"has no list '{name}'; give a COCO-format file"
             return
     yield from _image_errors(lists["images"], people)
-    yield from _annotation_errors(lists["annotations"], K, people)
+    try:
+        person = person_category(data, category).get("id", 1)
+    except SmprError as e:
+        yield str(e)
+        return
+    yield from _annotation_errors(lists["annotations"], K, people, as_id(person))
 
 
 def _image_errors(images: list, people: dict) -> Iterator[str]:
@@ -188,40 +215,88 @@ def _image_errors(images: list, people: dict) -> Iterator[str]:
     for i, image in enumerate(images):
         if wrong := field_error(image, _IMAGE_FIELDS, _IMAGE_FIELDS):
             yield f"image record {i}{wrong}"
-        elif image["id"] in people:
-            yield f"image id {image['id']} is there twice; ids must differ"
+        elif as_id(image["id"]) in people:
+            yield f"image id {image['id']!r} is there twice; ids must differ"
         else:
-            people[image["id"]] = image, []
-    if len({type(i) for i in people}) > 1:
+            people[as_id(image["id"])] = image, []
+    if len({isinstance(image["id"], str) for image, _ in people.values()}) > 1:
         yield "some image ids are numbers and some texts; renumber them"
 
 
-def _annotation_errors(annotations: list, K: int, people: dict) -> Iterator[str]:
+def _annotation_errors(annotations: list, K: int, people: dict, person: int | str) -> Iterator[str]:
     "What is wrong with the list of annotations; sound persons go to their pictures."
     seen = set()
     for i, a in enumerate(annotations):
         if wrong := field_error(a, ID_FIELD, ID_FIELD):
             yield f"annotation record {i}{wrong}"
             continue
-        who, where = f"annotation {a['id']}", a.get("image_id")
-        if a["id"] in seen:
+        who, where = f"annotation {a['id']}", as_id(a.get("image_id"))
+        if as_id(a["id"]) in seen:
             yield f"annotation id {a['id']} is there twice; ids must differ"
-        elif not _is_id(where) or where not in people:
-            yield f"{who} names image id {where!r:.60}, which is not listed; remove it or add the image"
-        elif a.get("category_id", 1) == 1:
+        elif where not in people:
+            said = f"{a.get('image_id')!r:.60}, which is not listed; remove it or add the image"
+            yield f"{who} names image id {said}"
+        elif _kind_of(a, person) == person:
+            a = {name: value for name, value in a.items() if value is not None}  # null: not given
             wrong = field_error(a, _PERSON_FIELDS) or keypoint_error(_keypoints(a, K), K)
             if wrong:
                 yield f"{who}{wrong}"
             else:
                 people[where][1].append(a)
-        seen.add(a["id"])
-    if annotations and all(isinstance(a, dict) and a.get("category_id", 1) != 1 for a in annotations):
-        yield "no annotation has category_id 1 (person); renumber the categories"
+        seen.add(as_id(a["id"]))
+    if annotations and all(isinstance(a, dict) and _kind_of(a, person) != person for a in annotations):
+        yield f"no annotation has category_id {person}, the people's; check 'categories' and category_id"
+
+
+def _kind_of(annotation: dict, person: int | str) -> int | str | None:
+    "The category id of an annotation; that of a person where none is given."
+    kind = annotation.get("category_id")
+    return person if kind is None else as_id(kind)
 
 
 def _keypoints(annotation: dict, K: int) -> list:
     "The numbers of an annotation; zeros when it has none, so that all persons have one shape."
     return annotation.get("keypoints") or [0] * (3 * K)
+
+# %% ../nbs/09_data.ipynb #9e0c0a71
+def _entries(data, name: str) -> list[dict]:
+    "The objects in one of a document's lists."
+    found = data.get(name) if isinstance(data, dict) else None
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def person_category(data, category: str | None = None) -> dict:
+    "The category of the people: the one with keypoints, or called `category`. Raises SmprError."
+    people = [a for a in _entries(data, "annotations") if a.get("keypoints")]
+    used = {as_id(a.get("category_id")) for a in people} - {None}
+    known = [c for c in _entries(data, "categories") if as_id(c.get("id")) is not None]
+    known = known or [{"id": i} for i in sorted(used, key=str)]
+    if category is not None:
+        found = [c for c in known if str(category) in (c.get("name"), str(c["id"]))]
+        if len(found) == 1:
+            return found[0]
+        said = ", ".join(_named(c) for c in known) or "none"
+        raise SmprError(f"{len(found) or 'no'} categories are called '{category}'; choose one of {said}")
+    found = [c for c in known if c.get("keypoints")] or [c for c in known if as_id(c["id"]) in used]
+    if len(found) > 1:
+        found = [c for c in found if as_id(c["id"]) in used] or found
+    if len(found) > 1:
+        said = " and ".join([*map(_named, found[:5]), "others"][: 5 + (len(found) > 5)])
+        raise SmprError(f"{said} have keypoints; choose one by name: category (--category)")
+    named = [c for c in known if c.get("name") == "person"]
+    return (found or named or (known if len(known) == 1 else []) or [{}])[0]
+
+
+def _named(category: dict) -> str:
+    return f"'{category.get('name', '?')}' (id {category['id']})"
+
+
+def others_counted(data, person: dict) -> dict[str, int]:
+    "How many annotations are of each category that is not the people's."
+    names = {as_id(c.get("id")): _named(c) for c in _entries(data, "categories") if "id" in c}
+    kinds = Counter(_kind_of(a, as_id(person.get("id", 1))) for a in _entries(data, "annotations"))
+    del kinds[as_id(person.get("id", 1))]
+    return {names.get(kind, f"id {kind} (not listed)"): count for kind, count in kinds.most_common()}
 
 # %% ../nbs/09_data.ipynb #6cc2db69
 def read_records(
@@ -229,10 +304,11 @@ def read_records(
     K: int,
     source: str,  # names the file in errors
     problems: list[str] | None = None,  # takes everything that is wrong; None: raise the first
+    category: str | None = None,  # as for `person_category`
 ) -> tuple[PictureRecord, ...]:
     "Check a COCO-format document; its sound pictures and persons as arrays. Raises SmprError."
     people: dict[int | str, tuple[dict, list]] = {}
-    for wrong in document_errors(data, K, people):
+    for wrong in document_errors(data, K, people, category):
         if problems is None:
             raise SmprError(f"{source}: {wrong}")
         problems.append(f"{source}: {wrong}")
@@ -241,7 +317,8 @@ def read_records(
 
 def _record(image: dict, people: list[dict], K: int) -> PictureRecord:
     "One image entry and its annotations as arrays."
-    head = image["id"], image["file_name"], int(image["width"]), int(image["height"])
+    number = image["id"] if isinstance(image["id"], str) else int(image["id"])
+    head = number, image["file_name"], int(image["width"]), int(image["height"])
     keypoints = np.array([_keypoints(a, K) for a in people], float).reshape(-1, K, 3)
     areas = np.array([a.get("area", 0) for a in people], float)  # 0: training skips it
     crowd = np.array([a.get("iscrowd", 0) for a in people], bool)
@@ -251,29 +328,57 @@ def _record(image: dict, people: list[dict], K: int) -> PictureRecord:
     return PictureRecord(*head, keypoints, areas, crowd, boxes, labelled, image.get("coco_split"))
 
 # %% ../nbs/09_data.ipynb #113740ec
-def file_skeleton(annotations: Path | dict) -> Skeleton:
+def file_skeleton(annotations: Path | dict, category: str | None = None) -> Skeleton:
     "The skeleton that a COCO-format file describes; COCO's where it describes none. Raises SmprError."
     try:
         document = annotations if isinstance(annotations, dict) else read_json(annotations)
-        kinds = [c for c in document["categories"] if isinstance(c, dict) and c.get("id") == 1]
-    except (SmprError, LookupError, TypeError):
+    except SmprError:
         return COCO17  # whoever reads the set says what is wrong
-    mine = next((c for c in kinds if c.get("keypoints")), {"keypoints": list(COCO17.names)})
-    return COCO17 if mine["keypoints"] == list(COCO17.names) else skeleton_from_category(mine)
+    return _described(person_category(document, category))
+
+
+def _described(person: dict) -> Skeleton:
+    "The skeleton of a category; COCO's where it describes none."
+    names = person.get("keypoints") or list(COCO17.names)
+    usual = {"skeleton": []} if names == list(COCO17.names) else {}  # COCO's edges are ours
+    read = skeleton_from_category(person | {"keypoints": names} | usual)
+    return replace(read, edges=COCO17.edges) if usual else read
+
+
+def _followed(skeleton: Skeleton, person: dict) -> Skeleton:
+    "A skeleton in the order of a category's keypoints. Raises SmprError."
+    named = {name: person.get(name) for name in ("name", "keypoints")}
+    names = skeleton_from_category(named, flip_pairs=(), default_sigma=1.0).names
+    try:
+        return skeleton.reordered(keypoint_order(skeleton.names, names))
+    except SmprError as e:
+        raise SmprError(f"the network or skeleton given has {e}") from None
 
 
 def load_set(
     images: str | Path,  # folder of the pictures
     annotations: str | Path | dict,  # COCO person-keypoint JSON: the file, or its content
-    skeleton: Skeleton | None = None,  # None: as the file says
+    skeleton: Skeleton | None = None,  # follows the order of the file's names; None: as the file says
+    category: str | None = None,  # name or id of the people's category, where several have keypoints
 ) -> PoseSet:
     "Read and check a COCO-format keypoint set; the pictures themselves are opened later. Raises SmprError."
     if isinstance(annotations, dict):
         path, data = Path("annotations"), annotations
     else:
         path, data = Path(annotations), read_json(annotations)
-    skeleton = skeleton or file_skeleton(data)
-    return PoseSet(Path(images), path, read_records(data, skeleton.K, str(path)), skeleton)
+    try:
+        person = person_category(data, category)
+        if skeleton is None:
+            skeleton = _described(person)
+        elif person.get("keypoints"):
+            skeleton = _followed(skeleton, person)
+    except SmprError as e:
+        raise SmprError(f"{path}: {e}") from None
+    records = read_records(data, skeleton.K, str(path), None, category)
+    if ignored := others_counted(data, person):
+        said = ", ".join(f"{count} of {name}" for name, count in ignored.items())
+        print(f"{path}: annotations that are no people are left out: {said}", file=sys.stderr)
+    return PoseSet(Path(images), path, records, skeleton, person, ignored)
 
 # %% ../nbs/09_data.ipynb #5b735afb
 MOST_PIXELS = 120_000_000  # of a picture; decoded, that is 360 MB

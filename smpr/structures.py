@@ -197,9 +197,9 @@ class Result:
         self.draw(threshold).save(buffer, kind)
         return atomic_write(Path(path), buffer.getvalue())
 
-    def to_coco(self, image_id: int | str) -> list[dict]:
+    def to_coco(self, image_id: int | str, category_id: int | str = 1) -> list[dict]:
         "The poses as entries of a COCO results file."
-        return coco_results(self, image_id)
+        return coco_results(self, image_id, category_id)
 
     def to_pandas(self):
         "A table with a row for each pose: source, frame, person, score, box, and x and y of every keypoint."
@@ -213,10 +213,16 @@ class Result:
         return sv.KeyPoints(xy, class_id=kind, detection_confidence=self.scores, visible=seen)
 
 # %% ../nbs/appendix/structures.ipynb #d271f4aa
-def coco_results(poses: Poses | Result, image_id: int | str) -> list[dict]:
+def coco_results(
+    poses: Poses | Result,
+    image_id: int | str,
+    category_id: int | str = 1,  # of a person in the file that the results are about
+    order: list[int] | None = None,  # where each of the file's keypoints is; None: as it is
+) -> list[dict]:
     "The poses of a picture as entries of a COCO results file."
-    both = zip(poses.keypoints.tolist(), poses.scores.tolist(), strict=True)
-    return [result_entry(image_id, k, score) for k, score in both]
+    keypoints = poses.keypoints if order is None else poses.keypoints[:, order]
+    both = zip(keypoints.tolist(), poses.scores.tolist(), strict=True)
+    return [result_entry(image_id, k, score, category_id=category_id) for k, score in both]
 
 
 def pose_table(result: Result):  # a pandas.DataFrame

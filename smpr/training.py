@@ -6,7 +6,8 @@
 __all__ = ['pack_optimizer', 'unpack_optimizer', 'seal', 'check_seal', 'write_state', 'save_checkpoint', 'find_checkpoint',
            'load_checkpoint', 'run_weights', 'load_run', 'peak_memory', 'NoBoard', 'open_board', 'RunLog', 'read_log',
            'averaged', 'measure', 'pose_sheet', 'data_digest', 'find_run', 'open_run', 'RunConfig', 'Keeper',
-           'step_batches', 'Source', 'Stopped', 'StopSignals', 'one_line_errors', 'fitting_weights', 'train']
+           'step_batches', 'Source', 'Stopped', 'StopSignals', 'one_line_errors', 'keypoint_tensors', 'in_order',
+           'state_by_name', 'fitting_weights', 'train']
 
 # %% ../nbs/14_training.ipynb #1c1c2780
 # Shapes: N images, P locations, K keypoints.
@@ -28,6 +29,7 @@ from typing import Any, Self
 from .update import over_ranks, processes, rank_world
 
 # %% ../nbs/14_training.ipynb #dfffbd44
+import numpy as np
 import torch
 import torch.distributed as dist
 from matplotlib.figure import Figure
@@ -38,15 +40,15 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .batches import DrawSampler, TrainStream, train_loader
-from .checkpoints import wanted_shapes, write_tensors
+from .checkpoints import read_notes, wanted_shapes, write_tensors
 from .config import Count, NotNegative, Options, Whole, check_same, from_dict, to_dict
 from .data import PoseSet, read_image, read_picture, skipped_people
-from .evaluation import check_truth, detect_set, evaluate
+from .evaluation import check_truth, detect_set, evaluate, set_order
 from .fuse import fold_norms
 from .inference import TestConfig, find_poses, load
-from .model import SMPR
+from .model import SMPR, ModelConfig
 from .settings import SmprError, atomic_write, file_digest, need, sync_path
-from .skeleton import Skeleton, draw_poses
+from .skeleton import Skeleton, draw_poses, keypoint_order
 from .update import BadNumbers, Config, TrainState, keep_bad_step, make_state, train_step, wrap
 
 # %% ../nbs/14_training.ipynb #483a901f
@@ -315,6 +317,10 @@ def find_run(
         raise SmprError(f"{run}: holds a run already; let it resume, delete it or choose another folder")
     if not found and os.path.isdir(run / "last"):
         raise SmprError(f"{run}: holds no intact checkpoint; delete the folder or choose another")
+    names = list(train_set.skeleton.names)
+    if found and (before := read_notes(found / "model.safetensors")["skeleton"]["names"]) != names:
+        said = f"{run}: was trained on the keypoints {', '.join(before)}, in this order"
+        raise SmprError(f"{said}; give such a set or another run folder, with this one's weights to start")
     saved = load_checkpoint(found, state, config) if found else {}
     was, data = saved.get("pictures", count), data_digest(train_set)
     if not new_data and (was, saved.get("data", data)) != (count, data):
@@ -348,7 +354,8 @@ def open_run(
         shutil.copytree(found, last)  # half a copy would be skipped as damaged
     skipped = skipped_people(train_set)
     about: dict = {"images": str(train_set.images), "annotations": str(train_set.annotations)}
-    about |= {"pictures": len(train_set), "skipped": {why: len(ids) for why, ids in skipped.items()}}
+    about |= {"ignored": train_set.ignored, "pictures": len(train_set)}
+    about |= {"skipped": {why: len(ids) for why, ids in skipped.items()}}
     about = {"config": to_dict(config), "skeleton": to_dict(train_set.skeleton), "train_set": about}
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -542,9 +549,33 @@ def one_line_errors(state: TrainState) -> Iterator[None]:
         raise SmprError(f"after step {state.step} {lost}; {help}") from None
 
 # %% ../nbs/14_training.ipynb #c793ccdb
+def keypoint_tensors(config: ModelConfig, skeleton: Skeleton) -> dict[str, int]:
+    "Which axis of a network's tensors belongs to the keypoints; those that do not know them are left out."
+    own = wanted_shapes(config, skeleton)
+    longer = replace(skeleton, names=(*skeleton.names, "one more"), sigmas=(*skeleton.sigmas, 1.0))
+    grown = {name: np.subtract(shape, own[name]) for name, shape in wanted_shapes(config, longer).items()}
+    return {name: int(more.argmax()) for name, more in grown.items() if more.any()}
+
+
+def in_order(t: Tensor, axis: int, order: list[int]) -> Tensor:
+    "A tensor whose `axis` counts keypoints, or their x and y, in another order of these."
+    return t.unflatten(axis, (len(order), -1)).index_select(axis, torch.tensor(order)).flatten(axis, axis + 1)
+
+
+def state_by_name(net: SMPR, skeleton: Skeleton) -> tuple[dict[str, Tensor], str]:
+    "The tensors of `net` for another order of its keypoints; for others without theirs, and what differs."
+    state, axes = net.state_dict(), keypoint_tensors(net.config, net.skeleton)
+    try:
+        order = keypoint_order(net.skeleton.names, skeleton.names)
+    except SmprError as e:
+        return {name: t for name, t in state.items() if name not in axes}, str(e)
+    return state | {name: in_order(state[name], axis, order) for name, axis in axes.items()}, ""
+
+
 def fitting_weights(weights: str | Path, config: Config, skeleton: Skeleton) -> dict[str, Tensor]:
     "What a new network can take of shipped weights or a file; says which parts begin at random."
-    own, theirs = wanted_shapes(config.model, skeleton), load(weights, "cpu").state_dict()
+    own = wanted_shapes(config.model, skeleton)
+    theirs, differ = state_by_name(load(weights, "cpu"), skeleton)
     fit = {name: t for name, t in theirs.items() if own.get(name) == tuple(t.shape)}
     if not fit:
         raise SmprError(
@@ -553,7 +584,7 @@ def fitting_weights(weights: str | Path, config: Config, skeleton: Skeleton) -> 
     new = sorted({name.rpartition(".")[0] for name in set(own) - set(fit)})
     if new and rank_world()[0] == 0:
         said = f"start: {len(fit)} of {len(own)} tensors of {weights}; at random: {', '.join(new)}"
-        print(said, file=sys.stderr)
+        print(said + f" (it has {differ.partition(';')[0]})" * bool(differ), file=sys.stderr)
     return fit
 
 # %% ../nbs/14_training.ipynb #d862d17b
@@ -574,9 +605,13 @@ def train(
     source = train_set if isinstance(train_set, Source) else Source(train_set)
     if val_set is not None:
         check_truth(val_set)
+        set_order(source.poses.skeleton, val_set)
     if options.progress and rank_world()[0] == 0:
         skips = "; ".join(f"{why}: {len(ids)}" for why, ids in skipped_people(source.poses).items())
         print(f"training skips: {skips or 'nobody'} (skipped.json in {run} lists them)", file=sys.stderr)
+    if config.data.flip and not source.poses.skeleton.flip_pairs and rank_world()[0] == 0:
+        said = "no two keypoint names say left and right, so mirrored pictures swap none"
+        print(f'training: {said}; if some should, list "flip_pairs" in the file\'s category', file=sys.stderr)
     if isinstance(start, (str, Path)):
         start = fitting_weights(start, config, source.poses.skeleton)
     with processes(options.device) as place, StopSignals() as signals:

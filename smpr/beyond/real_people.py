@@ -18,23 +18,37 @@ from ..data import PoseSet, read_json
 from ..inference import DecodeConfig
 from ..losses import LossConfig
 from ..settings import SmprError
+from ..skeleton import Skeleton, keypoint_order
 from ..training import step_batches
 from ..update import Config, make_state, small_config, train_step, wrap
 
 # %% ../../nbs/beyond/real_people.ipynb #8cc23337
+def _in_order_of(poses: PoseSet, skeleton: Skeleton) -> PoseSet:
+    "A set with its keypoints in the order of another skeleton's. Raises SmprError."
+    try:
+        order = keypoint_order(poses.skeleton.names, skeleton.names)
+    except SmprError as e:
+        raise SmprError(f"{poses.annotations}: it has {e}, to join it") from None
+    if (read := poses.skeleton.reordered(order)).sigmas != skeleton.sigmas:
+        raise SmprError(f"{poses.annotations}: its sigmas differ; give both sets the same, to join them")
+    if order == [*range(skeleton.K)]:
+        return poses
+    records = tuple(replace(r, keypoints=r.keypoints[:, order]) for r in poses.records)
+    return replace(poses, records=records, skeleton=read)
+
+
 def join_sets(
     sets: list[PoseSet],  # the first one's annotation file names the result
     shares: list[float] | None = None,  # pictures of each set, relative to the first; None: all of each, once
 ) -> PoseSet:
     "Several sets as one, numbered anew; one asked for more than it has repeats. Raises SmprError."
-    if any(s.skeleton != sets[0].skeleton for s in sets):
-        raise SmprError("join_sets: the sets have different skeletons; join sets of one kind")
+    first, sets = sets[0], [_in_order_of(s, sets[0].skeleton) for s in sets]
     most = Annotated[float, Span(0, 100)]  # more is a slip, and would fill the memory
     shares = shares and [check(most, share, "shares") for share in shares]
     counts = [len(s) for s in sets] if shares is None else [round(share * len(sets[0])) for share in shares]
     taken = [(s, s.records[k % len(s)]) for s, n in zip(sets, counts, strict=True) for k in range(n)]
     records = (replace(r, id=i, file=str((s.images / r.file).resolve())) for i, (s, r) in enumerate(taken))
-    return PoseSet(Path("/"), sets[0].annotations, tuple(records), sets[0].skeleton)
+    return replace(first, images=Path("/"), records=tuple(records))
 
 # %% ../../nbs/beyond/real_people.ipynb #d886b585
 def split_dev(

@@ -12,7 +12,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..data import PoseSet, read_picture, read_json, read_records, skipped_people
+from smpr.data import (
+    PoseSet,
+    file_skeleton,
+    others_counted,
+    person_category,
+    read_json,
+    read_picture,
+    read_records,
+    skipped_people,
+)
 from ..evaluation import truth_errors
 from ..settings import SmprError
 from ..skeleton import COCO17, Skeleton
@@ -27,6 +36,8 @@ class SetReport:
     )  # one line each; a training or a measurement would stop there
     counts: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, list] = field(default_factory=dict)  # as `skipped_people` lists them
+    people: dict = field(default_factory=dict)  # their category, its keypoints, and what a mirror swaps
+    ignored: dict[str, int] = field(default_factory=dict)  # annotations of each other category
 
     def add(self, call, *args):
         "The result of a call, or None and its SmprError among the problems."
@@ -37,19 +48,20 @@ class SetReport:
 
 
 def check_set(
-    images: Path, annotations: Path, skeleton: Skeleton = COCO17, progress: bool = True
+    images: Path,
+    annotations: Path,
+    skeleton: Skeleton | None = None,  # None: as the file says
+    progress: bool = True,
+    category: str | None = None,  # the people's, where several have keypoints
 ) -> SetReport:
     "Everything that is wrong with a set, pictures included, and what training would leave out."
     report = SetReport()
     data = report.add(read_json, annotations)
     if report.problems:
         return report
-    records = read_records(data, skeleton.K, str(annotations), report.problems)
-    poses, total = (
-        PoseSet(Path(images), Path(annotations), records, skeleton),
-        sum(len(r.areas) for r in records),
-    )
-    others = 0 if report.problems else len(data.get("annotations") or []) - total
+    K = skeleton.K if skeleton else _describe(report, data, str(annotations), category)
+    records = read_records(data, K, str(annotations), report.problems, category)
+    poses, total = PoseSet(Path(images), Path(annotations), records), sum(len(r.areas) for r in records)
     hide = None if progress else True  # None: only where nobody watches
     bar = tqdm(records, desc="checking", unit=" pictures", disable=hide, mininterval=2)
     readable = sum(report.add(read_picture, poses, r) is not None for r in bar)
@@ -63,9 +75,29 @@ def check_set(
         "crowds": int(sum(r.crowd.sum() for r in records)),
         "trainable": total - left,
         "keypoints outside the picture": sum(_outside(r.keypoints, r.size) for r in records),
-        "annotations of other categories": others,
+        "annotations of other categories": sum(report.ignored.values()),
     }
     return report
+
+
+def _describe(report: SetReport, data, source: str, category: str | None) -> int:
+    "Who the people of a document are, for the report; how many keypoints they have."
+    try:
+        person = person_category(data, category)
+    except SmprError:
+        return COCO17.K  # whoever reads the records says what is wrong
+    report.ignored = others_counted(data, person)
+    try:
+        found = file_skeleton(data if isinstance(data, dict) else {}, category)
+    except SmprError as e:
+        report.problems.append(f"{source}: {e}")
+        names = person.get("keypoints")
+        return len(names) if isinstance(names, list) else COCO17.K
+    pairs = [f"{found.names[a]} / {found.names[b]}" for a, b in found.flip_pairs]
+    report.people = {"category": person.get("name", "person"), "id": person.get("id", 1)}
+    report.people |= {"keypoints": found.K, "left / right": pairs or "no two names say left and right"}
+    report.people["no side"] = [name for name, side in zip(found.names, found.sides) if not side]
+    return found.K
 
 
 def _outside(keypoints: np.ndarray, size: tuple[int, int]) -> int:

@@ -22,14 +22,14 @@ from torch import Tensor
 from ..assignment import Region
 from ..config import Options, change, flat, in_words, to_dict
 from ..data import PoseSet, load_set, set_hash
-from ..evaluation import check_truth, detect_set, evaluate
+from ..evaluation import check_truth, detect_set, evaluate, set_order
 from .findings import Findings, Matches, collect, found_poses, match_detections
 from .frozen import KeptSource, resized_features, set_outputs, train_kept, view_features
 from .records import make_record
 from ..full_training import coco_set
 from ..model import SMPR, NeckName
 from ..settings import SmprError, load_settings, resolve_device
-from ..training import load_run, train
+from ..training import load_run, state_by_name, train
 from ..update import Config, small_config
 
 # %% ../../nbs/experiments/rows.ipynb #b2c4438d
@@ -140,7 +140,7 @@ def start_state(net: SMPR, weights: str | None, parts: tuple[str, ...]) -> dict[
         return {}
     from smpr.inference import load
 
-    given, own = load(weights, device="cpu").state_dict(), net.state_dict()
+    given, own = state_by_name(load(weights, device="cpu"), net.skeleton)[0], net.state_dict()
     return {k: v for k, v in given.items() if k.startswith(parts) and k in own and own[k].shape == v.shape}
 
 # %% ../../nbs/experiments/rows.ipynb #690b9099
@@ -163,7 +163,9 @@ def row_sets(
     if not any(r.trainable.any() for r in test.records):
         raise SmprError(f"{test.annotations}: nobody has usable keypoints; testing needs some")
     check_truth(test)
-    return learn, test
+    if set_order(learn.skeleton, test) != [*range(learn.skeleton.K)]:
+        raise SmprError(f"{test.annotations}: keypoints in another order than for training; give the same")
+    return learn, replace(test, category=test.category | {"id": 1})  # as in the records' results
 
 
 def more_set(scale: Scale) -> PoseSet | None:
