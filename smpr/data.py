@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ID_FIELD', 'MOST_PIXELS', 'MOST_SCANS', 'PICTURE_KINDS', 'PictureRecord', 'PoseSet', 'read_json', 'keypoint_error',
-           'as_id', 'is_number', 'field_error', 'document_errors', 'person_category', 'others_counted', 'read_records',
+           'as_id', 'person_category', 'others_counted', 'is_number', 'field_error', 'document_errors', 'read_records',
            'file_skeleton', 'load_set', 'to_8_bits', 'to_rgb', 'read_image', 'read_picture', 'trainable',
            'skipped_people', 'make_sample', 'resize_factor', 'resize', 'set_hash']
 
@@ -125,7 +125,7 @@ def keypoint_error(values, K: int, most: float = 1e6, seen: tuple | None = (0, 1
         return ": visibility must be 0, 1 or 2; fix or remove it"
     return ""
 
-# %% ../nbs/09_data.ipynb #82a21dc9
+# %% ../nbs/09_data.ipynb #9e0c0a71
 def as_id(value) -> int | str | None:
     "An id as it is compared: 7, 7.0 and '7' are the same one. None for what is no id."
     if isinstance(value, str):
@@ -134,6 +134,52 @@ def as_id(value) -> int | str | None:
     return int(value) if (whole or type(value) is int) and abs(value) < 2**63 else None
 
 
+def _entries(data, name: str) -> list[dict]:
+    "The objects in one of a document's lists."
+    found = data.get(name) if isinstance(data, dict) else None
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def _kind_of(annotation: dict, person: int | str) -> int | str | None:
+    "The category id of an annotation; that of a person where none is given."
+    kind = annotation.get("category_id")
+    return person if kind is None else as_id(kind)
+
+
+def person_category(data, category: str | None = None) -> dict:
+    "The category of the people: the one with keypoints, or called `category`. Raises SmprError."
+    people = [a for a in _entries(data, "annotations") if a.get("keypoints")]
+    used = {as_id(a.get("category_id")) for a in people} - {None}
+    known = [c for c in _entries(data, "categories") if as_id(c.get("id")) is not None]
+    known = known or [{"id": i} for i in sorted(used, key=str)]
+    if category is not None:
+        found = [c for c in known if str(category) in (c.get("name"), str(c["id"]))]
+        if len(found) == 1:
+            return found[0]
+        said = ", ".join(_named(c) for c in known) or "none"
+        raise SmprError(f"{len(found) or 'no'} categories are called '{category}'; choose one of {said}")
+    found = [c for c in known if c.get("keypoints")] or [c for c in known if as_id(c["id"]) in used]
+    if len(found) > 1:
+        found = [c for c in found if as_id(c["id"]) in used] or found
+    if len(found) > 1:
+        said = " and ".join([*map(_named, found[:5]), "others"][: 5 + (len(found) > 5)])
+        raise SmprError(f"{said} have keypoints; choose one by name: category (--category)")
+    named = [c for c in known if c.get("name") == "person"]
+    return (found or named or (known if len(known) == 1 else []) or [{}])[0]
+
+
+def _named(category: dict) -> str:
+    return f"'{category.get('name', '?')}' (id {category['id']})"
+
+
+def others_counted(data, person: dict) -> dict[str, int]:
+    "How many annotations are of each category that is not the people's."
+    names = {as_id(c.get("id")): _named(c) for c in _entries(data, "categories") if "id" in c}
+    kinds = Counter(_kind_of(a, as_id(person.get("id", 1))) for a in _entries(data, "annotations"))
+    del kinds[as_id(person.get("id", 1))]
+    return {names.get(kind, f"id {kind} (not listed)"): count for kind, count in kinds.most_common()}
+
+# %% ../nbs/09_data.ipynb #82a21dc9
 def _is_id(value) -> bool:
     return as_id(value) is not None
 
@@ -248,55 +294,9 @@ def _annotation_errors(annotations: list, K: int, people: dict, person: int | st
         yield f"no annotation has category_id {person}, the people's; check 'categories' and category_id"
 
 
-def _kind_of(annotation: dict, person: int | str) -> int | str | None:
-    "The category id of an annotation; that of a person where none is given."
-    kind = annotation.get("category_id")
-    return person if kind is None else as_id(kind)
-
-
 def _keypoints(annotation: dict, K: int) -> list:
     "The numbers of an annotation; zeros when it has none, so that all persons have one shape."
     return annotation.get("keypoints") or [0] * (3 * K)
-
-# %% ../nbs/09_data.ipynb #9e0c0a71
-def _entries(data, name: str) -> list[dict]:
-    "The objects in one of a document's lists."
-    found = data.get(name) if isinstance(data, dict) else None
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
-
-
-def person_category(data, category: str | None = None) -> dict:
-    "The category of the people: the one with keypoints, or called `category`. Raises SmprError."
-    people = [a for a in _entries(data, "annotations") if a.get("keypoints")]
-    used = {as_id(a.get("category_id")) for a in people} - {None}
-    known = [c for c in _entries(data, "categories") if as_id(c.get("id")) is not None]
-    known = known or [{"id": i} for i in sorted(used, key=str)]
-    if category is not None:
-        found = [c for c in known if str(category) in (c.get("name"), str(c["id"]))]
-        if len(found) == 1:
-            return found[0]
-        said = ", ".join(_named(c) for c in known) or "none"
-        raise SmprError(f"{len(found) or 'no'} categories are called '{category}'; choose one of {said}")
-    found = [c for c in known if c.get("keypoints")] or [c for c in known if as_id(c["id"]) in used]
-    if len(found) > 1:
-        found = [c for c in found if as_id(c["id"]) in used] or found
-    if len(found) > 1:
-        said = " and ".join([*map(_named, found[:5]), "others"][: 5 + (len(found) > 5)])
-        raise SmprError(f"{said} have keypoints; choose one by name: category (--category)")
-    named = [c for c in known if c.get("name") == "person"]
-    return (found or named or (known if len(known) == 1 else []) or [{}])[0]
-
-
-def _named(category: dict) -> str:
-    return f"'{category.get('name', '?')}' (id {category['id']})"
-
-
-def others_counted(data, person: dict) -> dict[str, int]:
-    "How many annotations are of each category that is not the people's."
-    names = {as_id(c.get("id")): _named(c) for c in _entries(data, "categories") if "id" in c}
-    kinds = Counter(_kind_of(a, as_id(person.get("id", 1))) for a in _entries(data, "annotations"))
-    del kinds[as_id(person.get("id", 1))]
-    return {names.get(kind, f"id {kind} (not listed)"): count for kind, count in kinds.most_common()}
 
 # %% ../nbs/09_data.ipynb #6cc2db69
 def read_records(

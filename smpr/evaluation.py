@@ -32,8 +32,8 @@ from smpr.data import (
     is_number,
     keypoint_error,
     load_set,
-    read_picture,
     read_json,
+    read_picture,
 )
 from .inference import TestConfig, find_batch, fit_looks, usual_batch
 from .settings import SmprError

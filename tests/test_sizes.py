@@ -79,7 +79,7 @@ def test_the_checks_see_what_they_forbid():
 CORE = [p for p in MODULES if p.parent.name == "smpr" and p.name != "cli.py"]
 # Limits: of the house as it was rebuilt, for what `predict` takes and gives since then, for truth that
 # cannot be measured, values out of range, locks and streams (what strangers bring), for media as phones make
-# them, names that collide and names that no terminal shows, and for matching categories and keypoints by name.
+# them, names that collide and names that no terminal shows, and for matching categories, keypoints by name.
 PACKAGE_LINES, CORE_LINES = 9500 + 450 + 250 + 350 + 320, 4200 + 400 + 200 + 190 + 260
 
 
