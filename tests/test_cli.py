@@ -560,7 +560,9 @@ def test_eval_bad_words(words, said, smpr, weights, photos, truth):
 
 def test_weights_of_another_network(smpr, photos, truth, tmp_path):
     five = save_weights(SMPR(SMALL, FIVE), tmp_path / "five.safetensors", {"test": to_dict(TEST)})
-    assert "nose, left_eye" in smpr("eval", "--images", photos, "--annotations", truth, "--weights", five, code=2)
+    assert "nose, left_eye" in smpr(
+        "eval", "--images", photos, "--annotations", truth, "--weights", five, code=2
+    )
 
 
 @pytest.mark.parametrize("damage", ["cut", "strange", "pickle", "nan", "missing"])
