@@ -101,8 +101,12 @@ def sync_path(path: Path) -> Path:
 # %% ../nbs/appendix/settings.ipynb #8d4f935d
 @contextmanager
 def whole_file(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
-    "A file that takes its name when all is well, else an older one is kept. Raises SmprError."
+    "A file that takes its name when all is well, else an older one is kept; a device. Raises SmprError."
     path = Path(path)
+    if path.is_char_device() or path.is_fifo():  # /dev/stdout: a stream is written as one, never replaced
+        with path.open("wb") as f:
+            yield f
+        return
     name = f".{zlib.crc32(os.fsencode(path.name)):x}-{os.getpid()}.tmp"  # short, whatever the other's length
     half = path.with_name(name)  # beside it: a rename within a disk is one step
     try:
@@ -129,6 +133,19 @@ def atomic_write(path: Path, content: bytes | str, sync: bool = False) -> Path:
     return Path(path)
 
 # %% ../nbs/appendix/settings.ipynb #a1d00002
+_held: set[int | None] = set()  # open folders that this process holds
+
+
+def _let_go() -> None:
+    "In a process that a fork made: the lock is its parent's, and ends with that one."
+    while _held:
+        os.close(_held.pop() or 0)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
     "A folder, made if need be, for this call alone. Raises SmprError where another call holds it."
@@ -136,13 +153,15 @@ def hold_folder(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
     except OSError as e:
-        raise SmprError(f"{folder}: {(e.strerror or str(e)).lower()}; choose another folder") from None
+        raise SmprError(f"{folder}: cannot be made ({e.strerror or e}); choose another folder") from None
     try:
         if handle is not None:
+            _held.add(handle)
             lock_handle(handle, folder)
         yield
     finally:
-        if handle is not None:
+        if handle in _held:
+            _held.remove(handle)
             os.close(handle)
 
 

@@ -1,7 +1,13 @@
 "A run folder knows what it learned from and keeps what can be read of its log."
 
 import json
+import multiprocessing
+import os
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +16,7 @@ import pytest
 
 from smpr.cli import main
 from smpr.data import load_set
-from smpr.settings import SmprError, load_settings
+from smpr.settings import SmprError, atomic_write, hold_folder, load_settings
 from smpr.training import data_digest, read_log, train
 from smpr.update import small_config
 
@@ -104,3 +110,35 @@ def test_a_run_with_a_damaged_log_goes_on(begun, tmp_path, capsys):
     train(tiny(), people(), run, log_every=1, **QUIET)
     assert "1 damaged lines" in capsys.readouterr().err
     assert [row["step"] for row in read_log(run)] == [1, 2, 3] and not capsys.readouterr().err
+
+
+def test_two_trainings_in_one_folder(begun, tmp_path):
+    "The second says who holds it; processes that a fork made do not keep it, and it ends with the first."
+    run = Path(shutil.copytree(begun, tmp_path / "run"))
+    with hold_folder(run):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        with pytest.raises(SmprError, match="another call writes there"):
+            train(tiny(), people(), run, **QUIET)
+    try:
+        assert train(tiny(), people(), run, **QUIET)["step"] == 3
+    finally:
+        child.kill()
+        child.join()
+
+
+def test_a_stream_is_written_as_one(tmp_path):
+    "/dev/stdout, /dev/null and pipes are never replaced by a file."
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    atomic_write(pipe, "through")
+    reader.join()
+    assert got == [b"through"] and pipe.is_fifo()
+    done = subprocess.run(
+        [sys.executable, "-c", "from smpr.settings import atomic_write; atomic_write('/dev/stdout', 'out')"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "out" and not done.stderr and Path("/dev/null").is_char_device()
