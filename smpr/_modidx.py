@@ -823,6 +823,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'smpr.scoring': { 'smpr.scoring.confidence': ('scoring.html#confidence', 'smpr/scoring.py'),
                               'smpr.scoring.score_targets': ('scoring.html#score_targets', 'smpr/scoring.py')},
             'smpr.settings': { 'smpr.settings.Settings': ('appendix/settings.html#settings', 'smpr/settings.py'),
+                               'smpr.settings._let_go': ('appendix/settings.html#_let_go', 'smpr/settings.py'),
                                'smpr.settings.atomic_write': ('appendix/settings.html#atomic_write', 'smpr/settings.py'),
                                'smpr.settings.file_digest': ('appendix/settings.html#file_digest', 'smpr/settings.py'),
                                'smpr.settings.find_settings': ('appendix/settings.html#find_settings', 'smpr/settings.py'),

@@ -175,8 +175,11 @@ class Predict(Passing):
             drawer = Drawer(model, config, self.threshold, Journal(out, sources, about, self.fresh), size)
             try:
                 found = list(drawer.draw())
-            finally:
-                poses, pictures = write_results(drawer.journal)
+            except BaseException:
+                with contextlib.suppress(SmprError, OSError):  # what ended the drawing is what counts
+                    write_results(drawer.journal)
+                raise
+            poses, pictures = write_results(drawer.journal)
         if None in found:
             print(f"{found.count(None)} of {len(found)} were done before (--fresh does them again)")
         if pictures:

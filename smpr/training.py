@@ -47,7 +47,7 @@ from .evaluation import check_truth, detect_set, evaluate, set_order
 from .fuse import fold_norms
 from .inference import TestConfig, find_poses, load
 from .model import SMPR, ModelConfig
-from .settings import SmprError, atomic_write, file_digest, need, sync_path
+from .settings import SmprError, atomic_write, file_digest, hold_folder, need, sync_path
 from .skeleton import Skeleton, draw_poses, keypoint_order
 from .update import BadNumbers, Config, TrainState, keep_bad_step, make_state, train_step, wrap
 
@@ -616,6 +616,8 @@ def train(
         start = fitting_weights(start, config, source.poses.skeleton)
     with processes(options.device) as place, StopSignals() as signals:
         state = source.begin(config, place, start)
+        if rank_world()[0] == 0:
+            signals.enter_context(hold_folder(run))
         saved = open_run(run, config, source.poses, state, options.resume, options.new_data)
         first, keeper = state.step, Keeper(run, state, config, source.poses, val_set, options, saved)
         with one_line_errors(state), closing(keeper.log.board) if keeper.log else nullcontext():
