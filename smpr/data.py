@@ -162,7 +162,7 @@ def person_category(data, category: str | None = None) -> dict:
     if len(found) > 1:
         found = [c for c in found if as_id(c["id"]) in used] or found
     if len(found) > 1:
-        said = " and ".join([*map(_named, found[:5]), "others"][: 5 + (len(found) > 5)])
+        said = " and ".join([*map(_named, found[:5]), *["others"] * (len(found) > 5)])
         raise SmprError(f"{said} have keypoints; choose one by name: category (--category)")
     named = [c for c in known if c.get("name") == "person"]
     return (found or named or (known if len(known) == 1 else []) or [{}])[0]
