@@ -423,7 +423,7 @@ def _sound(results: Iterable[Result | SmprError], skip: bool, hint: str = "") ->
         elif skip:
             warnings.warn(f"left out: {result}", stacklevel=3)
         else:
-            raise SmprError(f"{result}{hint}")
+            raise SmprError(f"{result}{hint * ('cannot be read as a picture' in str(result))}")
 
 # %% ../nbs/11_inference.ipynb #0cdea485
 def usual_batch(model, batch_size: int | None = None) -> int:
@@ -448,6 +448,10 @@ def predict(
     """Find the people of one picture, or of several. Raises SmprError for a picture that cannot be read.
     Pictures of a batch that are padded to one size go through the network together: poses are those of one
     by one up to rounding (0.01 px here)."""
+    if not hasattr(model, "skeleton"):
+        raise SmprError(
+            f"predict: {type(model).__name__} is no network; give smpr.load() first, then pictures"
+        )
     threshold = check(Share | None, threshold, "threshold")
     if device is not None:
         model.to(resolve_device(device))
@@ -457,7 +461,7 @@ def predict(
     bar: dict = {"disable": None if progress is None else not progress, "delay": 0 if progress else 3}
     pictures = tqdm(each_picture(source), "predict", count, unit=" pictures", mininterval=1, **bar)
     one = is_one(source)
-    hint = "" if one else "; skip=True leaves such pictures out, stream=True keeps what came before"
+    hint = "" if one or stream else "; skip=True leaves such pictures out, stream=True keeps what came before"
     results = _sound(predict_pictures(model, pictures, chosen, size, threshold), skip, hint)
     if stream:
         return results

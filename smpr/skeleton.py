@@ -207,7 +207,9 @@ def sigmas_from_names(names: list[str], default_sigma: float | None = None) -> t
     unknown = [n for n in names if _name_key(n) not in known]
     if unknown and default_sigma is None:
         who = f"'{unknown[0]}' ({len(unknown)} such keypoints)"
-        given = 'give sigmas, one per keypoint (in a file: "sigmas" in its category), or default_sigma'
+        given = (
+            'write "sigmas", one per keypoint, into the category of the file, or give default_sigma, as 0.07'
+        )
         raise SmprError(f"no sigma is known for {who}; {given}")
     return tuple(known.get(_name_key(n), float(default_sigma or 0)) for n in names)
 
