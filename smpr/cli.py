@@ -400,6 +400,7 @@ class Export(Options):
         from smpr.deploy.export import export_network
         from smpr.inference import load
 
+        print(f"{self.out}: written, opened and compared with PyTorch; this takes a minute", file=sys.stderr)
         path, found = export_network(load(self.weights, "cpu"), self.out)
         said = f"{found.pixels:.1e} px ({found.strides:.1e} strides) and {found.probability:.1e}"
         print(

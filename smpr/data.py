@@ -337,11 +337,11 @@ def file_skeleton(annotations: Path | dict, category: str | None = None) -> Skel
     return _described(person_category(document, category))
 
 
-def _described(person: dict) -> Skeleton:
+def _described(person: dict, default_sigma: float | None = None) -> Skeleton:
     "The skeleton of a category; COCO's where it describes none."
     names = person.get("keypoints") or list(COCO17.names)
     usual = {"skeleton": []} if names == list(COCO17.names) else {}  # COCO's edges are ours
-    read = skeleton_from_category(person | {"keypoints": names} | usual)
+    read = skeleton_from_category(person | {"keypoints": names} | usual, default_sigma=default_sigma)
     return replace(read, edges=COCO17.edges) if usual else read
 
 
@@ -360,6 +360,8 @@ def load_set(
     annotations: str | Path | dict,  # COCO person-keypoint JSON: the file, or its content
     skeleton: Skeleton | None = None,  # follows the order of the file's names; None: as the file says
     category: str | None = None,  # name or id of the people's category, where several have keypoints
+    default_sigma: float
+    | None = None,  # of keypoints that COCO does not know, where the file has no "sigmas"
 ) -> PoseSet:
     "Read and check a COCO-format keypoint set; the pictures themselves are opened later. Raises SmprError."
     if isinstance(annotations, dict):
@@ -369,7 +371,7 @@ def load_set(
     try:
         person = person_category(data, category)
         if skeleton is None:
-            skeleton = _described(person)
+            skeleton = _described(person, default_sigma)
         elif person.get("keypoints"):
             skeleton = _followed(skeleton, person)
     except SmprError as e:

@@ -98,7 +98,7 @@ def truth_errors(poses: PoseSet) -> Iterator[str]:
     for r in pictures:
         seen = (r.keypoints[..., 2] > 0).any(1)
         counted = seen if r.labelled is None else r.labelled > 0
-        boxes, ignored = np.zeros((len(seen), 4)) if r.boxes is None else r.boxes, ~counted | r.crowd
+        boxes, ignored = np.zeros((len(r.areas), 4)) if r.boxes is None else r.boxes, ~counted | r.crowd
         (start, sides), size = np.split(boxes, 2, 1), np.array([r.width, r.height])
         negative, none = (sides < 0).any(1), (sides == 0).all(1)
         empty = np.where(ignored, (r.areas <= 0) & (sides.prod(1) > 1), ~r.sized)  # COCO ignores a few lines

@@ -160,7 +160,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
             lock_handle(handle, folder)
         yield
     finally:
-        if handle in _held:
+        if handle is not None and handle in _held:
             _held.remove(handle)
             os.close(handle)
 

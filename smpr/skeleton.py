@@ -71,7 +71,7 @@ class Skeleton(Options):
 
     def reordered(self, order: Sequence[int]) -> "Skeleton":
         "The same body with keypoint `order[k]` at place k."
-        names, sigmas = (tuple(values[k] for k in order) for values in (self.names, self.sigmas))
+        names, sigmas = tuple(self.names[k] for k in order), tuple(self.sigmas[k] for k in order)
         place = {old: new for new, old in enumerate(order)}
         pairs, edges = (tuple((place[a], place[b]) for a, b in t) for t in (self.flip_pairs, self.edges))
         return replace(self, names=names, sigmas=sigmas, flip_pairs=pairs, edges=edges)
@@ -198,7 +198,7 @@ def keypoint_order(have: Sequence[str], want: Sequence[str]) -> list[int]:
         less = [n for n, key in zip(want, theirs) if key not in mine]
         said = [", ".join(names[:5] + ["..."] * (len(names) > 5)) or "nothing" for names in (more, less)]
         raise SmprError(f"other keypoints: {said[0]} too many, {said[1]} missing; give the same ones")
-    return [mine.index(key) for key in theirs]
+    return [mine.index(key) for key in theirs]  # type: ignore[arg-type]
 
 # %% ../nbs/01_skeleton.ipynb #6fc5dd8b
 def sigmas_from_names(names: list[str], default_sigma: float | None = None) -> tuple[float, ...]:
@@ -207,9 +207,7 @@ def sigmas_from_names(names: list[str], default_sigma: float | None = None) -> t
     unknown = [n for n in names if _name_key(n) not in known]
     if unknown and default_sigma is None:
         who = f"'{unknown[0]}' ({len(unknown)} such keypoints)"
-        given = (
-            'write "sigmas", one per keypoint, into the category of the file, or give default_sigma, as 0.07'
-        )
+        given = 'give sigmas, one each (in a file: "sigmas" in its category), or default_sigma, as 0.07'
         raise SmprError(f"no sigma is known for {who}; {given}")
     return tuple(known.get(_name_key(n), float(default_sigma or 0)) for n in names)
 

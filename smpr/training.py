@@ -333,7 +333,7 @@ def find_run(
         raise SmprError(f"{said}; all of them must see the disk of the run folder")
     return found, saved
 
-
+# %% ../nbs/14_training.ipynb #82f1e1b5
 def open_run(
     run: Path,
     config: Config,

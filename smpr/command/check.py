@@ -79,7 +79,7 @@ def check_set(
     }
     return report
 
-
+# %% ../../nbs/command/check.ipynb #dfd6fdfe
 def _describe(report: SetReport, data, source: str, category: str | None) -> int:
     "Who the people of a document are, for the report; how many keypoints they have."
     try:

@@ -217,7 +217,7 @@ class Journal:
             raise SmprError(f"{self.path}: {say}") from None
         self._remember(entry)
 
-
+# %% ../../nbs/command/media.ipynb #1b09f25f
 def unlike(a: dict, b: dict) -> list[str]:
     "Names of what differs, also inside."
     flat = [{k: d.get(k) for k in d} | (d.get("test") or {}) for d in (a, b)]
@@ -232,7 +232,9 @@ def write_results(journal: Journal) -> tuple[int, int]:
     with contextlib.ExitStack() as files:
         results, images = (files.enter_context(whole_file(out / f"{n}.json")) for n in ("results", "images"))
         for number, e in enumerate(map(journal_entry, islice(complete_lines(journal.path), 1, None)), 1):
-            key = (e["path"], e["drawing"]) if e else ()
+            if not e:
+                continue
+            key = e["path"], e["drawing"]
             n, last = ids.get(key), journal.done.get(key, (0, 0))[1] == number
             if n is None or not last or "poses" not in e:  # not asked for, drawn again later, a video
                 continue
