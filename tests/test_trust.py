@@ -320,7 +320,6 @@ def test_read_only_folder(tmp_path):
 # 3. bad data
 
 
-@pytest.mark.xfail(reason="its list knows neither the new output nor the files read since")
 @pytest.mark.slow
 def test_bad_inputs():
     "Some hundred of the cases of `make trust`: nothing is wrong in silence, nothing crashes, nothing hangs."
@@ -464,7 +463,6 @@ def test_every_guard_is_there():
 # 6. many pictures
 
 
-@pytest.mark.xfail(reason="its list knows neither the new output nor the files read since")
 @pytest.mark.slow
 def test_predict_goes_on(tmp_path):
     """Killed in the middle of the 7th picture of 12 and called again: nothing is done twice, and the results

@@ -23,6 +23,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from smpr.command.check import check_set
+from smpr.config import printable
 from smpr.data import load_set, read_image
 from smpr.evaluation import evaluate
 from smpr.settings import SmprError
@@ -137,7 +138,7 @@ MODES += [("LAB", "tif"), ("RGBA", "webp"), ("P", "gif"), ("1", "tif")]
 
 
 def _picture_case(name: str, path: Path, size: tuple[int, int] | None = (H, W)) -> Case:
-    return Case(f"picture {name}", lambda: read(path, size), (path.name[:40],))
+    return Case(f"picture {name}", lambda: read(path, size), (printable(path.name[:40]),))
 
 
 def _written(path: Path, content: bytes) -> Path:
@@ -267,11 +268,10 @@ def judge_document(folder: Path, data, text: str | None = None) -> str | None:
         return f"data check found nothing, yet: {e}" if not problems else _raise(e)
     if not all(np.isfinite(r.keypoints).all() and np.isfinite(r.areas).all() for r in poses.records):
         return "not finite"
-    wanted = (
-        sum(a.get("category_id", 1) == 1 for a in data.get("annotations", []))
-        if isinstance(data, dict)
-        else 0
-    )
+    if text is not None:  # what was read, a byte order mark or not, is what the text says
+        data = json.loads(text.removeprefix("\ufeff"))
+    people = data["annotations"] if "annotations" in data else []
+    wanted = sum(a.get("category_id") in (None, 1, "1") for a in people)  # null says nothing
     if sum(len(r.areas) for r in poses.records) != wanted:
         return "persons were lost"
     ids = {r.id for r in poses.records}

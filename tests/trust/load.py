@@ -68,9 +68,9 @@ def watched(words: list[str], log: Path, kill_after: int | None) -> None:
     ended in the middle of a picture if asked."""
     remove_guard()
     torch.set_num_threads(1)
-    import smpr.inference as inference
+    import smpr.command.media as media
 
-    real, seen = inference.predict, [0]
+    real, seen = media.each_of_file, [0]
     with (
         log.open("w") as f,
         log.with_suffix(".memory").open("w") as memory,
@@ -78,7 +78,7 @@ def watched(words: list[str], log: Path, kill_after: int | None) -> None:
         contextlib.redirect_stderr(f),
     ):
 
-        def predict(*a, **k):
+        def each_of_file(*a, **k):
             memory.write(f"{resident():.2f}\n")
             memory.flush()
             seen[0] += 1
@@ -86,7 +86,7 @@ def watched(words: list[str], log: Path, kill_after: int | None) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*a, **k)
 
-        inference.predict = predict
+        media.each_of_file = each_of_file
         code = main(words)
     sys.exit(code)
 
