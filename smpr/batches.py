@@ -256,6 +256,14 @@ def collate(
         people.append(People(k, boxes, areas))
     return Batch(images, sizes, people)
 
+# %% ../nbs/10_batches.ipynb #354752ec
+def _large(record: PictureRecord, config: DataConfig) -> np.ndarray:  # (G,) bool
+    "Who is still trained on when the picture has its largest size."
+    short, zoom = max(config.short_range or (config.short,)), max(config.zoom or (1,))
+    factor = zoom * resize_factor(record.size, short, config.long)
+    keypoints = record.keypoints * (factor, factor, 1)
+    return record.trainable & trainable(keypoints, record.areas, record.crowd)
+
 # %% ../nbs/10_batches.ipynb #5dda4b35
 class TrainStream(Dataset):
     "An endless, numbered stream of training samples: draw n is the same in every run, process and worker."
@@ -268,19 +276,11 @@ class TrainStream(Dataset):
             why = ", ".join(f"{why}: {len(ids)}" for why, ids in skipped_people(poses).items())
             said = f"no picture has a person with usable keypoints ({why}); give labelled people with an area"
             raise SmprError(f"{poses.annotations}: {said}")
-        if not any(self.large(r).any() for r in poses.records):
+        if not any(_large(r, config).any() for r in poses.records):
             said = f"everybody is smaller than 1 px in pictures of data.short {config.short} px"
             raise SmprError(f"{poses.annotations}: {said}; give larger pictures or a larger data.short")
         self.cache: dict[int, np.ndarray] = {}
         self.epoch = (-1, np.empty(0, int))
-
-    def large(self, record: PictureRecord) -> np.ndarray:  # (G,) bool
-        "Who is still trained on when the picture has its largest size."
-        short, zoom = max(self.config.short_range or (self.config.short,)), max(self.config.zoom or (1,))
-        factor = zoom * resize_factor(record.size, short, self.config.long)
-        return record.trainable & trainable(
-            record.keypoints * (factor, factor, 1), record.areas, record.crowd
-        )
 
     def preload(self, threads: int = 2) -> "TrainStream":
         "Decode all pictures now and keep them in memory; worker processes started later share them."
@@ -292,8 +292,7 @@ class TrainStream(Dataset):
         "The picture of a record, from memory when it is there."
         if index in self.cache:
             return self.cache[index]
-        r = self.poses.records[index]
-        return read_picture(self.poses, r)
+        return read_picture(self.poses, self.poses.records[index])
 
     def index(self, draw: int) -> int:
         "The record that a draw shows: every epoch goes through all of them in a new order."

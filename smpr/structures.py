@@ -155,9 +155,8 @@ class Result:
 
     def __repr__(self) -> str:
         (h, w), best = self.image.shape[:2], max(self.scores, default=0)
-        where = printable(self.source or "picture") + (
-            f", frame {self.frame}" if self.frame is not None else ""
-        )
+        frame = "" if self.frame is None else f", frame {self.frame}"
+        where = printable(self.source or "picture") + frame
         return f"Result({where}, {w}x{h} px: {len(self)} poses, best score {best:.2f})"
 
     @property
@@ -169,9 +168,8 @@ class Result:
         "The picture with all poses of at least `threshold`; small pictures are enlarged, so that limbs show."
         least = check(Share, self.threshold if threshold is None else threshold, "threshold")
         enlarged = scale or max(1.0, 480 / max(self.image.shape[:2]))
-        return draw_people(
-            self.image, self.keypoints * (self.scores >= least)[:, None, None], self.skeleton, enlarged
-        )
+        likely = self.keypoints * (self.scores >= least)[:, None, None]
+        return draw_people(self.image, likely, self.skeleton, enlarged)
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -207,9 +205,8 @@ class Result:
 
     def to_supervision(self):
         "The poses as `supervision.KeyPoints`, which its annotators draw."
-        seen = self.keypoints[..., 2] > 0
         sv, kind = need("supervision", "supervision", "to_supervision"), np.zeros(len(self), int)
-        xy = self.keypoints[..., :2].astype(np.float32)
+        xy, seen = self.keypoints[..., :2].astype(np.float32), self.keypoints[..., 2] > 0
         return sv.KeyPoints(xy, class_id=kind, detection_confidence=self.scores, visible=seen)
 
 # %% ../nbs/appendix/structures.ipynb #d271f4aa

@@ -276,7 +276,8 @@ def measure(
     "The ten COCO numbers of a set; several processes share the pictures and all get the numbers."
     rank, world = rank_world()
     part, show = poses.subset(range(rank, len(poses), world)), progress and rank == 0
-    mine = detect_set(net, part, config, show, workers=workers)
+    readers = workers if net.device.type == "cuda" else 0  # a CPU has enough to do
+    mine = detect_set(net, part, config, show, workers=readers)
     if world == 1:
         return evaluate(poses, mine)
     found: list = [None] * world
@@ -429,9 +430,8 @@ class Keeper:
 
     def save(self, name: str = "last") -> str:
         "Write a checkpoint; says so."
-        fresh = self.checked == self.state.step
-        about: dict = {"pictures": len(self.train_set), "data": self.data, "checked": fresh}
-        about["metrics"] = self.metrics
+        about: dict = {"pictures": len(self.train_set), "data": self.data, "metrics": self.metrics}
+        about["checked"] = self.checked == self.state.step
         if self.log:
             save_checkpoint(self.run / name, self.state, self.config, about | self.log.state())
         return f"{self.run}: step {self.state.step} is saved"
@@ -440,8 +440,7 @@ class Keeper:
         "Measure, keep the checkpoint as `best` when none was better before, show poses in TensorBoard."
         net, began, step = averaged(self.state, self.config), time.monotonic(), self.state.step
         if self.val_set is not None:
-            workers = self.options.workers if net.device.type == "cuda" else 0  # a CPU has enough to do
-            self.metrics = measure(net, self.val_set, self.test, self.options.progress, workers)
+            self.metrics = measure(net, self.val_set, self.test, self.options.progress, self.options.workers)
             self.checked = step
             if self.log:
                 self.log.write(step, self.metrics)

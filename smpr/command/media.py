@@ -200,18 +200,15 @@ class Journal:
         height, width = result.image.shape[:2]
         self.add(source, target, width=width, height=height, poses=poses)
 
-    def add(self, source: Path | int, target: Path, **more) -> None:
-        "A source is done; the disk holds drawing and line when this returns. Cameras are not noted."
-        if isinstance(source, int):
-            return
+    def add(self, source: Path, target: Path, **more) -> None:
+        "A source is done; the disk holds drawing and line when this returns."
         about = {"source": str(source), "path": place_of(source), "stamp": stamp(source)}
         entry = about | {"drawing": target.name} | more
         try:
             sync_path(target)
             with self.path.open("a", encoding="utf-8") as f:
                 f.write(json.dumps(entry) + "\n")
-                f.flush()
-                os.fsync(f.fileno())
+            sync_path(self.path)
         except OSError as e:
             say = f"cannot be written ({e.strerror or e}); free some space and run again to go on"
             raise SmprError(f"{self.path}: {say}") from None
@@ -283,28 +280,24 @@ class Drawer:
                 continue
             result.save(target, self.threshold)
             self.journal.add_result(path, target, result)
-            people = int((result.scores >= self.threshold).sum())
-            tqdm.write(printable(f"{path}: {people} people -> {target}"))
+            tqdm.write(printable(f"{path}: {(result.scores >= self.threshold).sum()} people -> {target}"))
             yield ""
 
     def video(self, path: Path | int, target: Path) -> str:
         "Draw one video, its results beside it: COCO entries, the frame's number as image id, its time."
-        results: list[dict] = []
-        wrong: list[str] = []
+        results, wrong, times, people = [], [], [], []
         frames = each_of_file(path)
         first = next(frames)
-        rate, people, times = getattr(first, "rate", None), 0, []
-        about = {"desc": printable(target.stem), "unit": " frames", "disable": None, "mininterval": 2}
-        shown = tqdm(chain([first], frames), **about)
+        every, name, rate = chain([first], frames), printable(target.stem), getattr(first, "rate", None)
+        shown = tqdm(every, name, unit=" frames", disable=None, mininterval=2)
 
         def drawn() -> Iterator[tuple]:
-            nonlocal people
             for result in predict_pictures(self.model, shown, self.config, self.batch_size):
                 if isinstance(result, SmprError):
                     wrong.append(str(result))
                     continue
                 times.append(result.time)
-                people += bool((result.scores >= self.threshold).any())
+                people.append(bool((result.scores >= self.threshold).any()))
                 results.extend(entry | {"time": result.time} for entry in result.to_coco(result.frame or 0))
                 yield result.draw(self.threshold, 1.0), rate, result.time
 
@@ -314,7 +307,7 @@ class Drawer:
             if times:
                 atomic_write(target.with_suffix(".json"), json.dumps(results) + "\n")
         if times:
-            print(printable(f"{path}: {people} of {len(times)} frames with people -> {target}"))
-            if not wrong:
+            print(printable(f"{path}: {sum(people)} of {len(times)} frames with people -> {target}"))
+            if not wrong and isinstance(path, Path):
                 self.journal.add(path, target)
         return "".join(wrong)
