@@ -286,8 +286,7 @@ class Drawer:
     def video(self, path: Path | int, target: Path) -> str:
         "Draw one video, its results beside it: COCO entries, the frame's number as image id, its time."
         results, wrong, times, people = [], [], [], []
-        frames = each_of_file(path)
-        first = next(frames)
+        first = next(frames := each_of_file(path))
         every, name, rate = chain([first], frames), printable(target.stem), getattr(first, "rate", None)
         shown = tqdm(every, name, unit=" frames", disable=None, mininterval=2)
 
