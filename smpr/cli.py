@@ -397,11 +397,13 @@ class Export(Options):
     out: Positional[Path]  # file to write; .onnx or .pt2 decides the kind
 
     def __call__(self) -> None:
-        from smpr.deploy.export import export_network
+        from smpr.deploy.export import export_network, known_ending
         from smpr.inference import load
 
-        print(f"{self.out}: written, opened and compared with PyTorch; this takes a minute", file=sys.stderr)
-        path, found = export_network(load(self.weights, "cpu"), self.out)
+        net, _ = load(self.weights, "cpu"), known_ending(self.out)
+        said = f"{self.out}: is being written and compared with PyTorch, for a minute or two"
+        print(printable(said), file=sys.stderr)
+        path, found = export_network(net, self.out)
         said = f"{found.pixels:.1e} px ({found.strides:.1e} strides) and {found.probability:.1e}"
         print(
             f"{printable(path)}: {path.stat().st_size / 1e6:.1f} MB; on a picture at most {said} from PyTorch"
