@@ -59,7 +59,11 @@ def run_notebook(
     if settings:
         more |= {"SMPR_FIGURES": str(settings.figures), "SMPR_RUNS": str(settings.runs)}
     command = [sys.executable, "-c", "from smpr.experiments.notebooks import child; child()"]
-    pipes, env = {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT}, os.environ | more
+    keep = {
+        "MALLOC_MMAP_THRESHOLD_": str(2**32),
+        "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    }  # bytes; what is set wins
+    pipes, env = {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT}, keep | os.environ | more
     with out.with_suffix(".log").open("a") as log:  # the run that holds the lock empties it
         process = subprocess.Popen(command, stdout=log, text=True, env=env, **pipes)
     with process.stdin as pipe:  # closed at the end, which ends the process where it has not ended
