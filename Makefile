@@ -39,7 +39,7 @@ notebooks: $(STAMP)  ## run every notebook in place, pictures kept, then clean a
 readme: $(STAMP) ## README.md from nbs/index.ipynb
 	@$(BIN)/python .ci/readme.py
 
-bench: $(STAMP)  ## how fast smpr is here, against plain versions, torchvision and the machine's limit (half an hour on two slow cores)
+bench: $(STAMP)  ## how fast smpr is here, against plain versions, torchvision and the machine's limit (half an hour on two slow cores, undisturbed)
 	@$(BIN)/python benchmarks/bench.py
 
 trust: $(STAMP)  ## kill it, feed it garbage, load hostile files: figures/results/trust.json (at most 30 minutes; goes on where it stopped)

@@ -564,9 +564,9 @@ def panel_drawings() -> dict[str, tuple[Callable, type]]:
     ]
     dots = score_vs_oks(results, people)
     return {
-        "02": (lambda c: draw_choices(c, (scene,)), AssignChoices),
-        "09": (lambda c: draw_list(c, scene.image, found), ListChoices),
-        "10": (lambda c: draw_pick(c, results, people, *dots), PickChoices),
+        "03": (lambda c: draw_choices(c, (scene,)), AssignChoices),
+        "11": (lambda c: draw_list(c, scene.image, found), ListChoices),
+        "12": (lambda c: draw_pick(c, results, people, *dots), PickChoices),
     }
 
 
