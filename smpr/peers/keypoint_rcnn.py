@@ -7,7 +7,6 @@ __all__ = ['person_boxes', 'person_targets', 'TopDownConfig', 'top_down_config',
            'peer_losses', 'find_people', 'peer_findings', 'run_peer']
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #8679c454
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -30,15 +29,13 @@ from ..evaluation import evaluate
 from ..experiments import frozen as features
 from ..experiments.findings import Confidence, Findings
 from ..experiments.jobs import PEER
-from ..experiments.records import make_record
-from ..experiments.rows import Run, RunOptions, Scale, kept_run, row_sets, start_state
+from ..experiments.rows import Run, RunOptions, Scale
 from ..inference import DecodeConfig, TestConfig
 from ..model import SMPR, NeckName
+from .interface import run_net
 from ..representation import Variant, pseudo_boxes
-from ..settings import load_settings, resolve_device
 from ..skeleton import COCO17, Skeleton
 from ..structures import Batch, People, result_entry
-from ..training import Source
 from ..update import Config, network_input
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #5b4a75ce
@@ -233,31 +230,15 @@ def run_peer(
     options: RunOptions = RunOptions(),  # the tests with several sizes are not for the peer
 ) -> Run:
     "Train and evaluate the peer, going on where an earlier try stopped. Raises SmprError."
-    began, settings, name, heads = time.time(), load_settings(), options.name or PEER, top_down_config(scale)
-    config, cache = config or peer_config(scale), options.cache or settings.runs / "cache"
-    config = replace(config, train=replace(config.train, seed=seed))
-    train_set, val_set = sets = row_sets(scale, options.train_set, options.val_set)
-    torch.manual_seed(seed)
-    net = TopDown(config, heads, train_set.skeleton)
-    net = net.to(resolve_device(options.device), memory_format=torch.channels_last)
-    start = start_state(net, scale.start, scale.start_parts)
-    net.load_state_dict(start, strict=False)
-    if scale.frozen_features:
-        frozen = features.view_features(net, train_set, config, scale.views, cache)
-        kept = features.resized_features(net, val_set, config, cache)
-        source = features.KeptSource(train_set, net, losses=peer_losses, frozen=frozen)
-        what, extra, every = frozen.path.name, {"views": scale.views}, 50
-    else:
-        kept, source = None, Source(train_set, net, peer_losses)
-        what, extra, every = f"{len(train_set)} of {train_set.annotations}", {}, 500
-    folder, training = settings.runs / experiment / f"{name}-{scale.name}-s{seed}", time.time()
-    run = kept_run(folder, config, scale, what, str(heads))
-    log = features.train_kept(source, config, run, f"{name} seed {seed}", every)
-    extra |= {"train_seconds": round(time.time() - training, 1), "log": log}
-    found = find_people(net, val_set, config.test, kept)
-    findings = peer_findings(found, val_set, net.sigmas, heads.sure_at)
-    about = {"experiment": experiment, "row": name, "scale": scale.name, "seed": seed}
-    parts = [part for part in scale.start_parts if any(k.startswith(part) for k in start)]
-    origin = {"weights": scale.start, "parts": parts, "tensors": len(start)}
-    extra |= {"top_down": asdict(heads), "parameters": sum(p.numel() for p in net.parameters())}
-    return Run(make_record(about, config, findings, sets, origin, began) | extra, net, findings)
+    heads = top_down_config(scale)
+
+    def make(config: Config, skeleton: Skeleton) -> TopDown:
+        return TopDown(config, heads, skeleton)
+
+    def find(net: TopDown, poses: PoseSet, config: Config, kept: features.FrozenFeatures | None) -> Findings:
+        seen = find_people(net, poses, config.test, kept)
+        return peer_findings(seen, poses, net.sigmas, heads.sure_at)
+
+    about, notes = {"experiment": experiment, "row": options.name or PEER, "seed": seed}, asdict(heads)
+    config = config or peer_config(scale)
+    return run_net(about, make, peer_losses, find, scale, config, options, {"top_down": notes})

@@ -1,0 +1,402 @@
+"""The rivals against numbers that their published programs computed.
+
+`SMPR_GOLDEN_PEERS=DIR pytest tests/test_peers.py` takes any folder of seeds; default ../shared/golden/peers,
+where it is there. `rule.py` in it makes weights and inputs. Compared as the README there says:
+|a - b| <= 1e-4 (1 + |b|), sets and orders exactly. Below these: what holds for every method.
+"""
+
+import importlib.util
+import json
+import os
+import re
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import smpr.peers.centernet as cn
+import smpr.peers.directpose as dp
+from smpr.assignment import assign_regions
+from smpr.evaluation import METRICS, check_results
+from smpr.experiments.rows import make_scale
+from smpr.inference import DecodeConfig
+from smpr.model import ModelConfig
+from smpr.peers.interface import Rival, Smpr, method_losses, run_method, scene_batch
+from smpr.representation import level_locations, level_sizes
+from smpr.skeleton import COCO17, Skeleton
+from smpr.structures import People
+from smpr.update import small_config
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path(os.environ.get("SMPR_GOLDEN_PEERS") or ROOT / "../shared/golden/peers")
+FILES = sorted(FOLDER.glob("*.npz"))
+SEEDS = sorted({int(m[1]) for p in FILES if (m := re.search(r"_(\d+)\.npz$", p.name))})
+STRIDES = (8, 16, 32, 64, 128)
+SIGMAS = torch.tensor(COCO17.sigmas)
+WHY = f"no golden numbers of the rivals at {FOLDER.name}/; set SMPR_GOLDEN_PEERS to a folder of them"
+
+golden_only = pytest.mark.skipif(not SEEDS, reason=WHY)
+
+
+def seeds(test):
+    "For each seed of the folder; one skipped case without one."
+    return golden_only(pytest.mark.parametrize("seed", SEEDS or [0], scope="module")(test))
+
+
+def test_a_folder_that_is_named_holds_seeds():
+    assert SEEDS or "SMPR_GOLDEN_PEERS" not in os.environ, f"{FOLDER} holds no *_SEED.npz"
+
+
+# ------------------------------------------------------------ tools
+
+
+@lru_cache
+def rule():
+    "The module that makes weights and inputs."
+    spec = importlib.util.spec_from_file_location("golden_peers_rule", FOLDER / "rule.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+@lru_cache
+def golden(name, seed=None):
+    "One file of vectors."
+    path = FOLDER / (f"{name}.npz" if seed is None else f"{name}_{seed}.npz")
+    if not path.is_file():
+        pytest.skip(f"{path.name} is absent")
+    with np.load(path) as file:
+        return {key: file[key] for key in file}
+
+
+def close(ours, theirs, what):
+    "The README's tolerance."
+    a = np.asarray(ours.detach() if isinstance(ours, torch.Tensor) else ours, np.float64)
+    b = np.asarray(theirs, np.float64)
+    assert a.shape == b.shape, f"{what}: shape {a.shape}, published {b.shape}"
+    gap = np.abs(a - b)
+    assert np.isfinite(a).all() and (gap <= 1e-4 * (1 + np.abs(b))).all(), f"{what}: off by {gap.max():.3g}"
+
+
+def sparse(z, index, value, shape):
+    "A stored map: the non-zero entries of the flattened array."
+    out = np.zeros(int(np.prod(shape)), np.float32)
+    out[z[index]] = z[value] if value in z else 1
+    return out.reshape(shape)
+
+
+def drawn(name, shape, seed, scale=1.0, shift=0.0):
+    "A named input as a tensor."
+    return torch.from_numpy(rule().tensor(name, shape, seed, scale, shift))
+
+
+# ------------------------------------------------------------ DirectPose
+
+
+def direct_people(z, n):
+    "The people of a picture, boxes as stored."
+    keypoints, boxes = (torch.from_numpy(z[f"gt_{name}_{n}"]) for name in ("keypoints", "box"))
+    return People(keypoints, boxes, torch.ones(len(boxes)))
+
+
+def direct_answer(seed, author, decode=False, pictures=3):
+    "The predictions that the rule draws for three pictures of 256 x 320 px."
+    sizes = level_sizes(256, 320, STRIDES)
+    shift, factor = (3.5, 0.6) if decode else (0, 1)
+
+    def rows(name, channels, scale, middle):
+        maps = [
+            drawn(f"directpose {name} {level}", (3, channels, h, w), seed, scale, middle)
+            for level, (h, w) in enumerate(sizes)
+        ]
+        return torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)[:pictures]
+
+    joints = rows("kpt", 51, 2.0, 0.0).unflatten(-1, (17, 3)) * factor
+    heat = drawn("directpose heat 0", (3, 17, *sizes[0]), seed, 2.0, -4.0)[:pictures]
+    return dp.Aligned(
+        rows("logit", 1, 2.0, -3.0)[..., 0] - shift,
+        joints[..., :2].flatten(2),
+        None,
+        rows("ctr", 1, 1.0, 0.0)[..., 0],
+        heat,
+        *level_locations(sizes, STRIDES),
+        STRIDES,
+        None if author else joints[..., 2],
+    )
+
+
+HEAD_NAMES = (
+    (r"cls_tower\.(\d+)", lambda m: f"person_tower.{int(m[1]) // 3}.{int(m[1]) % 3}"),
+    (r"k[pt]+s?_tower\.(\d+)", lambda m: f"pose_tower.{int(m[1]) // 3}.{int(m[1]) % 3}"),
+    (r"cls_logits", lambda m: "person"),
+    (r"ctrness|centerness", lambda m: "centre"),
+    (r"locator|kps_bases", lambda m: "align.locator"),
+    (r"(sampler|sample_features_conv)\.(\d)", lambda m: f"align.sampler.{m[2]}"),
+    (r"(predictor|kps_offsets)\.(\d)\.(kpt_predictor|kps_offsets)", lambda m: f"align.predictors.{m[2]}"),
+)
+
+
+def direct_name(name):
+    "A published name of a weight as ours; None for the heatmap branch, which has other layers here."
+    for pattern, ours in HEAD_NAMES:
+        if found := re.match(pattern, name):
+            return ours(found) + name[found.end() :]
+    return None
+
+
+@seeds
+@pytest.mark.parametrize("code", ("gluon", "author"))
+def test_directpose_head(seed, code):
+    z, gluon = golden("directpose_head", seed), code == "gluon"
+    config = ModelConfig(width=32, norm_groups=32, tower_depth=1, strides=STRIDES, heatmap=False)
+    published = dp.Published.GLUON if gluon else dp.Published.AUTHORS
+    head = dp.DirectHead(config, COCO17, 8 if gluon else 64, 2 if gluon else 1, published)
+    prefix, state = "directpose " + "author " * (not gluon), {}
+    for name, shape in zip(z[f"{code}_names"].tolist(), z[f"{code}_shapes"].tolist()):
+        shape = tuple(int(n) for n in re.findall(r"\d+", str(shape)))
+        if ours := direct_name(name):
+            state[ours] = torch.from_numpy(rule().weight(prefix + name, shape, seed))
+    head.load_state_dict(state)
+    sizes = level_sizes(128, 160, STRIDES)
+    maps = [drawn(f"directpose feature {i}", (1, 32, h, w), seed) for i, (h, w) in enumerate(sizes)]
+    with torch.no_grad():
+        pred, done = head(maps), 0
+    for i, (h, w) in enumerate(sizes):
+        rows = slice(done, done := done + h * w)
+        kpt = pred.initial[0, rows].unflatten(-1, (17, 2))
+        if gluon:
+            kpt = torch.cat([kpt, pred.visible[0, rows, :, None]], -1)
+        close(kpt.flatten(1).T.reshape(1, -1, h, w), z[f"{code}_kpt_{i}"], f"keypoints of level {i}")
+        for ours, theirs in (("person_logits", "cls"), ("score_logits", "ctr")):
+            if f"{code}_{theirs}_{i}" in z:
+                values = getattr(pred, ours)[0, rows].reshape(1, 1, h, w)
+                close(values, z[f"{code}_{theirs}_{i}"], f"{theirs} of level {i}")
+
+
+@seeds
+@pytest.mark.parametrize("n", range(3))
+def test_directpose_targets(seed, n):
+    z, who = golden("directpose_targets", seed), direct_people(golden("directpose_targets", seed), n)
+    pred = direct_answer(seed, False)
+    one = replace(pred, **{f: getattr(pred, f)[n : n + 1] for f in ("person_logits", "initial")})
+    _, at, truth, boxes = dp.positives(one, [who])
+    assert at.tolist() == z[f"positive_{n}"].tolist()
+    owner = assign_regions(pred.locations, pred.strides, who.boxes, STRIDES)
+    assert owner[at].tolist() == z[f"person_{n}"].tolist()
+    close(dp.centerness(pred.locations[at], boxes), z[f"centerness_{n}"], "centre-ness")
+    pose = (truth[..., :2] - pred.locations[at, None]) / pred.strides[at, None, None]
+    seen = truth[..., 2] > 0
+    stored = torch.from_numpy(z[f"pose_target_{n}"])
+    close(pose[seen], stored[..., :2][seen], "poses")
+    marks = dp.joint_marks([who], (32, 40), 8, dp.Published.GLUON)[0]
+    assert marks.flatten().nonzero().flatten().tolist() == sorted(z[f"heatmap_index_{n}"].tolist())
+
+
+@seeds
+def test_directpose_losses(seed):
+    z = golden("directpose_targets", seed)
+    people = [direct_people(z, n) for n in range(3)]
+    losses = dp.direct_losses(direct_answer(seed, False), people, code=dp.Published.GLUON)
+    names = {"person": "cls", "centre": "ctr", "pose": "kpt_loc", "heatmap": "hm", "visible": "kpt_vis"}
+    for ours, theirs in names.items():
+        close(losses[ours], z[f"loss_directpose_{theirs}"], f"gluon-cv: {ours}")
+    two = dp.direct_losses(direct_answer(seed, True, pictures=2), people[:2])
+    for ours, theirs in {"person": "cls", "centre": "ctr", "pose": "kpt", "heatmap": "heat"}.items():
+        close(two[ours], z[f"author_loss_{theirs}"], f"authors: {ours}")
+    marks = dp.joint_marks(people[:2], (32, 40), 8, dp.Published.AUTHORS)
+    label = (marks * torch.arange(1, 18)[:, None, None]).sum(1)
+    assert label.tolist() == z["author_heat_label"].tolist()
+
+
+@seeds
+@pytest.mark.parametrize("n", range(3))
+def test_directpose_detections(seed, n):
+    z, method = golden("directpose_decode", seed), dp.DirectPose(code=dp.Published.GLUON, nms=0.6)
+    net, config = Rival(small_config().model, Smpr()), DecodeConfig(keep=100)
+    answer = replace(direct_answer(seed, False, decode=True), heatmap_logits=None)
+    found = method.candidates(net, answer, n, (257, 321), config)  # its border is at 256, ours at 255
+    order, scores = method.select(net, found, config)
+    close(scores, z[f"det_score_{n}"], "scores")
+    k = found.keypoints[order]
+    close(torch.cat([k.amin(1), k.amax(1)], 1), z[f"det_box_{n}"], "boxes")
+    theirs = z[f"det_keypoints_{n}"][..., :2].clip(0, None).clip(None, [320, 256])  # ours stay inside
+    close(k, theirs, "keypoints")
+
+
+# ------------------------------------------------------------ CenterNet
+
+
+def to_map(points, wh, side=64):
+    "Points of a picture on CenterNet's square map: centres aligned, longer side as long as the map."
+    wh = np.asarray(wh, np.float64)
+    return (np.asarray(points, np.float64) - wh / 2) * (side / wh.max()) + side / 2
+
+
+def centre_people(z, n):
+    "Keypoints and boxes of a scene on the map of 64 x 64 cells."
+    k, wh = z[f"gt_keypoints_{n}"].astype(np.float64), z[f"image_wh_{n}"]
+    xy, sides = z[f"gt_box_xywh_{n}"][:, :2].astype(np.float64), z[f"gt_box_xywh_{n}"][:, 2:]
+    k[..., :2] = to_map(k[..., :2], wh)
+    boxes = np.concatenate([to_map(xy, wh), to_map(xy + sides, wh)], 1).astype(np.float32)
+    return torch.from_numpy(k), torch.from_numpy(boxes)
+
+
+def centre_scene(seed, n):
+    return cn.centre_targets(*centre_people(golden("centernet_targets", seed), n), (64, 64))
+
+
+@seeds
+def test_centernet_gaussians(seed):
+    z = golden("centernet_gaussian", seed)
+    radii = cn.gaussian_radius(torch.from_numpy(z["size_hw"]))
+    close(radii, z["radius"], "radius")
+    assert radii.clamp(min=0).long().tolist() == z["radius_int"].tolist()
+    draws = torch.from_numpy(z["draws_xyr"]).long()
+    close(cn.draw_gaussians(draws[:, :2], draws[:, 2], (20, 24)), z["drawn"], "drawn")
+    for r, row in enumerate(z["middle_row"]):
+        ours = cn.draw_gaussians(torch.tensor([[7, 7]]), torch.tensor([r]), (15, 15))[7]
+        width = 2 * r + 1
+        close(ours[7 - r : 8 + r], row[:width] if row[width:].sum() == 0 else row[7 - r : 8 + r], f"r {r}")
+
+
+@seeds
+@pytest.mark.parametrize("n", range(6))
+def test_centernet_targets(seed, n):
+    z, t = golden("centernet_targets", seed), centre_scene(seed, n)
+    close(t.centre[None], sparse(z, f"hm_index_{n}", f"hm_value_{n}", (1, 64, 64)), "middles")
+    close(t.joints, sparse(z, f"hm_hp_index_{n}", f"hm_hp_value_{n}", (17, 64, 64)), "joints")
+    assert t.cell.tolist() == z[f"ind_{n}"].tolist()
+    assert t.labelled.long().tolist() == z[f"reg_mask_{n}"].tolist()
+    close(t.size, z[f"wh_{n}"], "size")
+    close(t.offset, z[f"reg_{n}"], "offset")
+    inside = z[f"hps_mask_{n}"].reshape(-1, 17, 2)[..., 0]
+    assert t.inside.long().tolist() == inside.tolist()
+    close(t.pose.flatten(1) * t.inside.repeat_interleave(2, 1), z[f"hps_{n}"], "poses")
+    mask = z[f"hp_mask_{n}"].astype(bool)
+    assert t.inside.flatten().tolist() == mask.tolist()
+    assert t.joint_cell.flatten()[mask].tolist() == z[f"hp_ind_{n}"][mask].tolist()
+    close(t.joint_offset.flatten(0, 1)[mask], z[f"hp_offset_{n}"][mask], "joint offsets")
+
+
+@seeds
+@pytest.mark.parametrize("tag, scenes", [("batch", (0, 1, 2)), ("empty", (5,))])
+def test_centernet_losses(seed, tag, scenes):
+    z, B = golden("centernet_losses", seed), len(scenes)
+    kinds = {
+        "centre": ("hm", 1, 3, -2.19, "hm_loss", 1),
+        "size": ("wh", 2, 5, 15, "wh_loss", 0.1),
+        "pose": ("hps", 34, 6, 0, "hp_loss", 1),
+        "offset": ("reg", 2, 0.5, 0.5, "off_loss", 1),
+        "joints": ("hm_hp", 17, 3, -2.19, "hm_hp_loss", 1),
+        "joint_offset": ("hp_offset", 2, 0.5, 0.5, "hp_offset_loss", 1),
+    }
+    raw = {
+        ours: drawn(f"centernet loss {tag} {name}", (B, c, 64, 64), seed, scale, shift).requires_grad_()
+        for ours, (name, c, scale, shift, *_) in kinds.items()
+    }
+    losses = cn.centre_losses(cn.CentreMaps(**raw), [centre_scene(seed, n) for n in scenes])
+    for ours, (*_, name, weight) in kinds.items():
+        close(losses[ours] / weight, z[f"{tag}_{name}"], name)
+    total = sum(losses.values())
+    close(total, z[f"{tag}_loss"], "sum")
+    total.backward()
+    for ours, (name, *_) in kinds.items():
+        norm = 0 if raw[ours].grad is None else raw[ours].grad.norm()
+        close(norm, z[f"{tag}_gradnorm_{name}"], f"gradient of {name}")
+
+
+def centre_maps(seed):
+    "Probabilities and lengths that the rule draws."
+    names = {"hm": "centre", "wh": "size", "hps": "pose", "reg": "offset", "hm_hp": "joints"}
+    names |= {"hp_offset": "joint_offset"}
+    drawn = rule().centernet_maps(seed)
+    return cn.CentreMaps(**{names[name]: torch.from_numpy(value) for name, value in drawn.items()})
+
+
+def centre_rows(maps, n):
+    "What is found, as the published decoder lists it."
+    boxes, scores, joints = cn.decode_centres(maps, n, 20)
+    return torch.cat([boxes, scores[:, None], joints.flatten(1), torch.zeros(len(boxes), 1)], 1)
+
+
+@seeds
+def test_centernet_people(seed):
+    z, maps = golden("centernet_decode", seed), centre_maps(seed)
+    bare = replace(maps, offset=None, joint_offset=None)
+    alone = replace(maps, joints=None, joint_offset=None)
+    for name, given in (("full", maps), ("no_offset", bare), ("regression_only", alone)):
+        for n in range(2):
+            close(centre_rows(given, n), z[name][n], f"{name}, picture {n}")
+
+
+@seeds
+def test_centernet_mirrored(seed):
+    "The average with a mirrored pass, here the second picture's maps; offsets are the first's own."
+    z, maps, swap = golden("centernet_decode", seed), centre_maps(seed), list(COCO17.flip_order)
+    pose = maps.pose[1:].flip(-1).unflatten(1, (-1, 2))[:, swap] * torch.tensor([-1.0, 1]).view(2, 1, 1)
+    back = {"centre": maps.centre[1:].flip(-1), "size": maps.size[1:].flip(-1)}
+    back |= {"pose": pose.flatten(1, 2), "joints": maps.joints[1:].flip(-1)[:, swap]}
+    first = cn.CentreMaps(**{name: t[:1] for name, t in vars(maps).items()})
+    both = replace(first, **{name: (getattr(first, name) + t) / 2 for name, t in back.items()})
+    close(centre_rows(both, 0), z["flip_merged"][0], "mirrored")
+
+
+# ------------------------------------------------------------ every method
+
+
+METHODS = {
+    "smpr": Smpr(),
+    "directpose": dp.DirectPose(channels=8, pose_depth=1),
+    "directpose-gluon": dp.DirectPose(8, 1, dp.Published.GLUON),
+    "centernet": cn.CenterNet(width=16),
+    "centernet-8": cn.CenterNet(8, 16, snap=False),
+}
+methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+TINY = ModelConfig(**vars(small_config().model) | {"width": 32, "tower_depth": 1, "norm_groups": 8})
+CONFIG = replace(small_config(2, 2), model=TINY, train=replace(small_config(2, 2).train, bf16=False))
+BIRD = Skeleton(("nose", "beak", "left_wing", "right_wing"), (0.1,) * 4, ((2, 3),), ())
+
+
+@methods
+def test_nobody_and_everybody(method):
+    "Losses are finite with people and without; what is found lies in the form that the core selects from."
+    net, batch = Rival(TINY, method).train(), scene_batch()
+    with_people = method_losses(net, batch, CONFIG)
+    batch.people = [People(torch.zeros(0, 17, 3), torch.zeros(0, 4), torch.zeros(0))]
+    without = method_losses(net, batch, CONFIG)
+    assert with_people.keys() == without.keys()
+    assert all(loss.isfinite() for loss in (*with_people.values(), *without.values()))
+    with torch.inference_mode():
+        answer = net.eval()(net.normalize(batch.images, batch.sizes))
+        found = method.candidates(net, answer, 0, (96, 128), DecodeConfig())
+        order, scores = method.select(net, found, DecodeConfig(score_threshold=0))
+    assert found.keypoints.shape == (len(found.person), 17, 2) and len(order) <= 20
+    assert found.keypoints.isfinite().all() and (scores[:-1] >= scores[1:]).all()
+
+
+@methods
+def test_any_skeleton(method):
+    net, batch = Rival(TINY, method, BIRD).train(), scene_batch()
+    k = torch.tensor([[[20.0, 20, 2], [40, 60, 2], [30, 30, 1], [0, 0, 0]]])
+    batch.people = [People(k, torch.tensor([[20.0, 20, 40, 60]]), torch.tensor([800.0]))]
+    losses = method_losses(net, batch, CONFIG)
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+@pytest.mark.slow
+@methods
+def test_a_run_leaves_a_record(method, tmp_path, monkeypatch):
+    "Two steps on kept features of the smoke scale, then the validation pictures; again: nothing is trained."
+    monkeypatch.setenv("SMPR_RUNS", str(tmp_path))
+    smoke = make_scale("smoke")
+    scale = replace(smoke, config=replace(smoke.config, train=replace(smoke.config.train, steps=2)))
+    run = run_method("t", "rival", method, scale)
+    assert set(run.record["metrics"]) == set(METRICS) and run.record["steps"] == 2
+    assert run.record["method"]["name"] == type(method).__name__ and json.dumps(run.record)
+    check_results(run.findings.results, 17)
+    again = run_method("t", "rival", method, scale)
+    assert again.record["metrics"] == run.record["metrics"] and again.record["log"] == run.record["log"]
