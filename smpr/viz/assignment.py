@@ -6,7 +6,7 @@
 __all__ = ['stand_in_poses', 'AssignedScene', 'assign_scene', 'draw_marks', 'draw_assignment', 'AssignChoices', 'draw_choices']
 
 # %% ../../nbs/viz/assignment.ipynb #7837c4c5
-# Shapes: P locations (all levels together), G persons, K keypoints. Index -1 means: nobody.
+# Shapes: P locations (all levels together), G persons, K keypoints. Index -1 means: no person.
 from dataclasses import dataclass
 from typing import Annotated
 
