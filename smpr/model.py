@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Channels', 'PIXEL_STATS', 'BackboneName', 'NeckName', 'ResNetStyle', 'Pixels', 'ModelConfig', 'Backbone',
-           'ResNetBody', 'make_backbone', 'FPN', 'PAFPN', 'HRFPN', 'conv_norm', 'logit_conv', 'tower', 'heatmap_branch',
-           'Head', 'make_neck', 'SMPR']
+           'ResNetBody', 'TinyBlock', 'TinyBody', 'make_backbone', 'FPN', 'PAFPN', 'HRFPN', 'conv_norm', 'logit_conv',
+           'tower', 'heatmap_branch', 'Head', 'make_neck', 'SMPR']
 
 # %% ../nbs/08_model.ipynb #8c1519d1
 import math
@@ -37,6 +37,7 @@ class BackboneName(StrEnum):
     HRNET_W32 = "hrnet_w32"
     HRNET_W48 = "hrnet_w48"
     LITE0 = "efficientnet_lite0"
+    TINY = "tiny"  # ours, for drawn people and random weights
 
 
 class NeckName(StrEnum):
@@ -132,6 +133,42 @@ class ResNetBody(nn.Module):
             out.append(x := stage(x))
         return out
 
+# %% ../nbs/08_model.ipynb #b0d1e002
+def _down(cin: int, cout: int, kernel: int, stride: int, groups: int) -> nn.Sequential:
+    "Convolution, group norm, ReLU."
+    conv = nn.Conv2d(cin, cout, kernel, stride, (kernel - stride + 1) // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    return nn.Sequential(conv, nn.GroupNorm(groups, cout), nn.ReLU(inplace=True))
+
+
+class TinyBlock(nn.Module):
+    "Two 3x3 convolutions, a norm between them, whose result is added to what came in."
+
+    def __init__(self, width: int, groups: int):
+        super().__init__()
+        self.first, self.second = _down(width, width, 3, 1, groups), nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(self.first(x))
+
+
+class TinyBody(nn.Sequential):
+    "Patches of 4x4 px and four stages of residual blocks with group norm (ours)."
+
+    channels, blocks = (32, 48, 64, 96), (0, 2, 1, 1)  # of each stage
+
+    def __init__(self, groups: int):
+        super().__init__()
+        for n, (cin, cout, count) in enumerate(zip((3, *self.channels), self.channels, self.blocks)):
+            shrink = _down(cin, cout, 3, 2, groups) if n else _down(cin, cout, 4, 4, groups)
+            self.append(nn.Sequential(shrink, *(TinyBlock(cout, groups) for _ in range(count))))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        out = []
+        for stage in self:
+            out.append(x := stage(x))
+        return out
+
 # %% ../nbs/08_model.ipynb #2469cfd3
 def _timm_body(name: BackboneName) -> tuple[Any, list[list[nn.Module]]]:
     "A timm network and its modules stage by stage."
@@ -159,6 +196,9 @@ def make_backbone(config: ModelConfig) -> Backbone:
         wide = 4 if name == BackboneName.RESNET50 else 1
         channels = tuple(wide * c for c in (64, 128, 256, 512))
         stages = [[body.conv1, body.bn1, body.layer1], [body.layer2], [body.layer3], [body.layer4]]
+    elif name == BackboneName.TINY:
+        body = TinyBody(config.norm_groups)
+        channels, stages = body.channels, [[stage] for stage in body]
     else:
         body, stages = _timm_body(name)
         channels = tuple(body.feature_info.channels()[-4:])

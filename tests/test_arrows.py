@@ -9,13 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "smpr"
-ALL = ("core", "viz", "deploy", "rendering", "experiments", "peers", "beyond")
+ALL = ("core", "viz", "deploy", "rendering", "world", "experiments", "peers", "beyond")
 MAY_IMPORT = {  # room -> rooms below it; a room may import itself
     "core": (),
     "viz": ("core",),
     "deploy": ("core",),
     "rendering": ("core",),
-    "experiments": ("core", "deploy", "viz"),
+    "world": ("core",),
+    "experiments": ("core", "deploy", "viz", "world"),
     "peers": ("core", "experiments"),
     "beyond": ("core", "experiments"),
     "command": ALL,  # smpr.cli, the only one that sees every room; nobody imports it
