@@ -106,7 +106,7 @@ class Scene:
     keypoints: np.ndarray  # (G, K, 3) float: x, y in px, visibility 0/1/2
     areas: np.ndarray  # (G,) px^2, segmentation area as in COCO
 
-# %% ../nbs/01_skeleton.ipynb #2c04c9ab
+
 def load_scene() -> Scene:
     "The three people who accompany the reader through all chapters."
     assets = files("smpr") / "assets"
@@ -121,7 +121,7 @@ def load_scene() -> Scene:
 # one per person: blue, vermilion, green, purple, orange, sky
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
-# %% ../nbs/01_skeleton.ipynb #246c03d3
+
 def side_colors(color) -> np.ndarray:  # (3, 3) RGB in 0-1: of the middle, the left and the right side
     "A person's colour in three shades: as given, with white for the left side, with black for the right one."
     rgb = np.array(to_rgb(color))
