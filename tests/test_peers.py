@@ -19,6 +19,8 @@ import torch
 
 import smpr.peers.centernet as cn
 import smpr.peers.directpose as dp
+import smpr.peers.point_set_anchors as psa
+import smpr.peers.spm as spm
 from smpr.assignment import assign_regions
 from smpr.evaluation import METRICS, check_results
 from smpr.experiments.rows import make_scale
@@ -344,6 +346,220 @@ def test_centernet_mirrored(seed):
     close(centre_rows(both, 0), z["flip_merged"][0], "mirrored")
 
 
+# ------------------------------------------------------------ SPM
+
+
+def spm_cells(z, n, name="gt_keypoints"):
+    "Keypoints of a scene in cells of 4 px, and the size of its map."
+    k, (w, h) = torch.from_numpy(z[f"{name}_{n}"]).clone(), z[f"image_wh_{n}"].tolist()
+    k[..., :2] /= 4
+    return k, (h // 4, w // 4)
+
+
+@seeds
+@pytest.mark.parametrize("n", range(2))
+def test_spm_formulas(seed, n):
+    z, parents = golden("spm_paper", seed), spm.tree_parents(COCO17)
+    k, size = spm_cells(z, n)
+    k = k[(k[..., 2] > 0).any(1)].double()  # places between two cells are decided by the last digits
+    roots = spm.find_roots(k)
+    heat = spm.root_map(roots, size, 7.0)
+    close(heat[::8], z[f"confidence_every8_{n}"], "root map")
+    steps = spm.tree_steps(k, roots, parents)
+    values, _ = spm.displacement_maps(steps, size)
+    stored = sparse(z, f"displacement_{n}_index", f"displacement_{n}_value", (34, *size))
+    close(values.flatten(0, 1), stored, "displacements")
+    few, _ = spm.displacement_maps(steps, size, reach=7**0.5)
+    assert (few != 0).sum() == z[f"displacement_squared_tau_cells_{n}"]
+    values = values.float().double()  # as they are stored
+    maps = spm.RootMaps(heat[None, None], values.flatten(0, 1)[None])
+    cells, scores, joints = spm.decode_roots(maps, 0, parents)
+    close(torch.cat([cells, scores[:, None]], 1), z[f"decoded_root_{n}"], "roots")
+    close(joints * 4, z[f"decoded_joints_{n}"], "joints")
+
+
+def present(k):
+    "The two programs by others take a joint with x = 0 or y = 0 for a missing one."
+    k[..., 2] = ((k[..., 2] > 0) & (k[..., :2] != 0).all(-1)).float()
+    return k
+
+
+@seeds
+@pytest.mark.parametrize("n", range(2))
+def test_spm_stored_at_the_root(seed, n):
+    z = golden("spm_root_located", seed)
+    k, size = spm_cells(z, n, "gt_keypoints12")
+    k, (x, y, w, h) = present(k), (torch.from_numpy(z[f"gt_box_xywh_{n}"]) / 4).T
+    large = (w >= 1) & (h >= 1)
+    roots, parents = torch.stack([x + w / 2, y + h / 2], 1)[large], (-1, 0, 1) * 4
+    parents = tuple(-1 if p < 0 else i - 1 for i, p in enumerate(parents))
+    steps = spm.tree_steps(k[large], roots, parents, spm.Stored.ROOT, skip=True)
+    values, _ = spm.displacement_maps(steps, size, spm.Window.SQUARE)
+    stored = sparse(z, f"offset_{n}_index", f"offset_{n}_value", (*size, 24))
+    close(values.flatten(0, 1).permute(1, 2, 0), stored, "displacements")
+
+
+@seeds
+@pytest.mark.parametrize("n", range(2))
+def test_spm_stored_at_the_parent(seed, n):
+    z, parents = golden("spm_parent_located", seed), spm.tree_parents(COCO17)
+    k, size = spm_cells(z, n)
+    w, h = z[f"image_wh_{n}"].tolist()
+    x, y, bw, bh = torch.from_numpy(z[f"gt_box_xywh_{n}"]).T
+    right, low = (x + bw).clamp(max=w - 1), (y + bh).clamp(max=h - 1)
+    roots = torch.stack([(x.clamp(min=0) + right) / 2, (y.clamp(min=0) + low) / 2], 1) / 4
+    start, end, there = spm.tree_steps(present(k), roots, parents, skip=True)
+    there &= (start != 0).all(-1)
+    steps = (start.trunc(), end, there)
+    values, _ = spm.displacement_maps(steps, size, spm.Window.SQUARE, 2 * 9.2104**0.5, 0.5)
+    stored = sparse(z, f"offset_{n}_index", f"offset_{n}_value", (*size, 34))
+    close(values.flatten(0, 1).permute(1, 2, 0), stored, "displacements")
+
+
+# ------------------------------------------------------------ Point-Set Anchors
+
+
+@golden_only
+@pytest.mark.parametrize("stride", (8, 16, 32))
+def test_psa_anchors(stride):
+    z, shape = golden("psa_anchors"), torch.tensor(psa.COCO_POSE)[None]
+    close(shape[0], z["template"], "usual pose")
+    base, side = psa.cell_anchors(shape, stride)
+    assert base.flatten(1).tolist() == z[f"base_pose_{stride}"].tolist()
+    close(side, z[f"base_scale_{stride}"].reshape(-1), "sides")
+    grid = psa.grid_anchors(base, (3, 4), stride)
+    assert grid.flatten(1).tolist() == z[f"grid_pose_{stride}"].reshape(-1, 34).tolist()
+
+
+@golden_only
+def test_psa_27_anchors():
+    z = golden("psa_anchors")
+    shapes = torch.from_numpy(z["three_templates_unshifted"])
+    shapes = shapes - shapes[:, [11, 12]].mean(1, keepdim=True)  # hips on the cell
+    turns, scales = tuple(z["rotations_deg"].tolist()), tuple(z["scales27"].tolist())
+    base, sides = psa.cell_anchors(shapes, 16, scales, turns)
+    stored = z["base_pose27_stride16"].reshape(-1, 34)
+    assert base.flatten(1).tolist() == stored.tolist()
+    assert sides.tolist() == z["base_scale27_stride16"].reshape(-1).tolist()
+
+
+PSA_NAMES = {
+    "pre_cls_convs.0.conv": "person_tower.0.0",
+    "pre_cls_convs.0.gn": "person_tower.0.1",
+    "pre_reg_convs.0.conv": "pose_tower.0.0",
+    "pre_reg_convs.0.gn": "pose_tower.0.1",
+    "norm_list_cls.0.0": "after_person.0",
+    "norm_list_reg.0.0": "after_pose.0",
+    "conv_cls_list.0.0": "person",
+    "conv_reg_list.0.0": "delta",
+}
+PSA_TAPS = {
+    "shape_align_conv_list_cls.0.0.weight": "at_person",
+    "shape_align_conv_list_reg.0.0.weight": "at_pose",
+}
+
+
+@seeds
+def test_psa_head(seed):
+    "The branches of classes and poses; boxes and a set of weights that nobody uses are left out."
+    z, state = golden("psa_head", seed), {}
+    head = psa.StageHead(ModelConfig(width=32, tower_depth=1, norm_groups=8), COCO17)
+    for name, shape in zip(z["names"].tolist(), z["shapes"].tolist()):
+        module, _, kind = name.rpartition(".")
+        ours = PSA_TAPS.get(name) or (f"{PSA_NAMES[module]}.{kind}" if module in PSA_NAMES else None)
+        if ours:
+            shape = tuple(int(n) for n in re.findall(r"\d+", str(shape)))
+            state[ours] = torch.from_numpy(rule().weight("psa " + name, shape, seed))
+    head.load_state_dict(state)
+    for level, s in enumerate((8, 16, 32)):
+        h, w = z[f"cls_{level}"].shape[-2:]
+        base, _ = psa.cell_anchors(torch.tensor(psa.COCO_POSE)[None], s)
+        with torch.no_grad():
+            x = drawn(f"psa feature {level}", (1, 32, h, w), seed)
+            logits, deltas = head(x, psa.grid_anchors(base, (h, w), s)[None], s)
+        close(logits.reshape(1, 1, h, w), z[f"cls_{level}"], f"logits of level {level}")
+        close(deltas[0].flatten(1).T.reshape(1, 34, h, w), z[f"pose_{level}"], f"poses of level {level}")
+
+
+def psa_scene(seed, n):
+    "Anchors, stage and people of a scene."
+    z = golden("psa_assign", seed)
+    h, w = z[f"image_hw_{n}"].tolist()
+    k, shape, rows, sides = (
+        torch.from_numpy(z[f"gt_keypoints_{n}"]),
+        torch.tensor(psa.COCO_POSE)[None],
+        [],
+        [],
+    )
+    for level, s in enumerate((8, 16, 32)):
+        base, side = psa.cell_anchors(shape, s)
+        rows.append(psa.grid_anchors(base, (-(-h // s), -(-w // s)), s))
+        sides.append(side.repeat(len(rows[-1])))
+        if n >= 4:
+            flat = rows[-1].flatten(1).numpy()
+            moved = rule().psa_stage2_anchors(n, level, seed, flat, z[f"gt_keypoints_{n}"])
+            rows[-1] = torch.from_numpy(moved).unflatten(1, (-1, 2))
+    anchors, sides = torch.cat(rows), torch.cat(sides)
+    A = len(anchors)
+    logits = drawn(f"psa logit {n}", (A, 1), seed, 2.0, -3.0)[:, 0]
+    deltas = drawn(f"psa pose {n}", (A, 34), seed, 0.3).unflatten(1, (-1, 2))
+    stage = psa.Stage(anchors[None], sides, torch.ones(A), logits[None], deltas[None])
+    return z, stage, People(k, torch.zeros(len(k), 4), torch.ones(len(k)))
+
+
+@seeds
+@pytest.mark.parametrize("n", range(6))
+def test_psa_assignment_and_losses(seed, n):
+    z, stage, who = psa_scene(seed, n)
+    low, high = (0.4, 0.5) if n < 4 else (0.89, 0.99)
+    near = psa.anchor_oks(who.keypoints, stage.anchors[0], SIGMAS)
+    close(near.amax(0), z[f"max_oks_{n}"], "best OKS")
+    owner = psa.assign_anchors(near, low, high)
+    theirs = torch.from_numpy(z[f"assigned_{n}"].astype(np.int64))
+    assert torch.where(owner == -2, -1, owner + 1).tolist() == theirs.tolist()
+    assert (owner >= 0).nonzero().flatten().tolist() == z[f"positive_{n}"].tolist()
+    mine = owner >= 0
+    truth = who.keypoints[owner[mine]]
+    target = (truth[..., :2] - stage.anchors[0, mine]) / stage.sides[mine, None, None]
+    close((target * (truth[..., 2:] > 0)).flatten(1), z[f"pose_target_{n}"], "targets")
+    person, pose = psa.stage_losses(stage, [who], SIGMAS, low, high)
+    close(torch.stack([person, pose]), z[f"loss_{n}"][:2], "losses")
+    h, w = z[f"image_hw_{n}"].tolist()
+    poses = stage.poses[0, ::37].flatten(1)
+    theirs = torch.from_numpy(z[f"decoded_pose_{n}"])
+    inside = torch.minimum(poses.unflatten(1, (-1, 2)).clamp(min=0), torch.tensor([w - 1.0, h - 1.0]))
+    close(inside.flatten(1) if theirs.min() >= 0 and theirs.max() < max(h, w) else poses, theirs, "poses")
+
+
+@seeds
+@pytest.mark.parametrize("n", range(2))
+def test_psa_joint_maps(seed, n):
+    z = golden("psa_heat", seed)
+    k = torch.from_numpy(z[f"gt_keypoints_{n}"])
+    heat, offset, known = psa.joint_targets(k, (48, 64), 4)
+    close(heat, sparse(z, f"heat_{n}_index", f"heat_{n}_value", (17, 48, 64)), "heat")
+    close(offset.flatten(0, 1), sparse(z, f"offset_{n}_index", f"offset_{n}_value", (34, 48, 64)), "offset")
+    weight = sparse(z, f"offset_weight_{n}_index", f"offset_weight_{n}_value", (34, 48, 64))
+    assert known.repeat_interleave(2, 0).tolist() == (weight > 0).tolist()
+    raw = (
+        drawn(f"psa heat logit {n}", (1, 17, 48, 64), seed, 1.5, -3.0),
+        drawn(f"psa heat offset {n}", (1, 34, 48, 64), seed, 1.0, 0.0),
+    )
+    maps = psa.JointMaps(raw[0].sigmoid().clamp(1e-4, 1 - 1e-4), raw[1].sigmoid())
+    losses = psa.joint_loss(maps, [People(k, torch.zeros(len(k), 4), torch.ones(len(k)))], 4)
+    close(torch.stack(losses), z[f"loss_{n}"], "losses")
+    poses = drawn("psa absorb poses " + str(n), (25, 34), seed, 60.0, 110.0).unflatten(1, (-1, 2))
+    close(psa.fuse_joints(poses, maps, 0, 4).flatten(1), z[f"absorbed_{n}"], "fused")
+
+
+@seeds
+def test_psa_suppression(seed):
+    z = golden("psa_heat", seed)
+    rows = torch.from_numpy(z["nms_input"])
+    kept = psa.oks_nms(rows[:, :34].unflatten(1, (-1, 2)), rows[:, 34], SIGMAS, 0.5, 100, rows[:, 35])
+    assert sorted(kept.tolist()) == z["nms_keep"].tolist()
+
+
 # ------------------------------------------------------------ every method
 
 
@@ -353,6 +569,10 @@ METHODS = {
     "directpose-gluon": dp.DirectPose(8, 1, dp.Published.GLUON),
     "centernet": cn.CenterNet(width=16),
     "centernet-8": cn.CenterNet(8, 16, snap=False),
+    "spm": spm.SPM(width=16),
+    "spm-root": spm.SPM(8, 16, stored=spm.Stored.ROOT, window=spm.Window.SQUARE, zeros=True),
+    "point-set-anchors": psa.PointSetAnchors(scales=(6.0,)),
+    "point-set-anchors-fused": psa.PointSetAnchors(levels=2, scales=(4.0, 8.0), stages=1, fuse=True),
 }
 methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 TINY = ModelConfig(**vars(small_config().model) | {"width": 32, "tower_depth": 1, "norm_groups": 8})
@@ -379,6 +599,8 @@ def test_nobody_and_everybody(method):
 
 @methods
 def test_any_skeleton(method):
+    if isinstance(method, psa.PointSetAnchors):
+        method = replace(method, shapes=(((0.0, -0.4), (0.1, -0.3), (0.4, 0.3), (-0.4, 0.3)),))
     net, batch = Rival(TINY, method, BIRD).train(), scene_batch()
     k = torch.tensor([[[20.0, 20, 2], [40, 60, 2], [30, 30, 1], [0, 0, 0]]])
     batch.people = [People(k, torch.tensor([[20.0, 20, 40, 60]]), torch.tensor([800.0]))]
