@@ -30,7 +30,7 @@ from ..update import Config
 
 # %% ../../nbs/peers/directpose.ipynb #b27d0bc8
 GROUPS = (
-    ("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
+    ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "head"),
     ("left_shoulder",),
     ("left_elbow", "left_wrist"),
     ("right_shoulder",),
@@ -39,7 +39,7 @@ GROUPS = (
     ("left_knee", "left_ankle"),
     ("right_hip",),
     ("right_knee", "right_ankle"),
-)  # published code; the first is the head
+)  # published code for COCO's names; the first is the head's, "head" is for other skeletons
 
 
 def keypoint_groups(skeleton: Skeleton) -> list[list[int]]:
@@ -153,7 +153,9 @@ class DirectHead(nn.Module):
         self.person_tower = nn.Sequential(*(block(c, c, norm) for _ in range(config.tower_depth)))
         self.pose_tower = nn.Sequential(block(c, wide, wide // 4), *deeper)
         self.person, self.centre = logit_conv(c, 1, 0.01), logit_conv(wide if gluon else c, 1)
-        self.align = KPAlign(groups, channels, 3 if gluon else 2, () if gluon else (0,), exact)
+        faces = [g for g, group in enumerate(groups) if skeleton.names[group[0]] in GROUPS[0]]
+        finest = () if gluon else tuple(faces)
+        self.align = KPAlign(groups, channels, 3 if gluon else 2, finest, exact)
         self.heatmap = heatmap_branch(config, skeleton.K) if config.heatmap else None
 
     def forward(self, maps: list[Tensor], heatmap: bool = False) -> Aligned:
