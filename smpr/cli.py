@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Size', 'KINDS', 'COMMANDS', 'MORE', 'EXAMPLES', 'flag_text', 'text_flag', 'unboxed', 'flag_names', 'parse',
-           'change_many', 'Passing', 'complain', 'keep_files', 'Predict', 'Eval', 'set_skeleton', 'open_set', 'Train',
-           'run_training', 'preset_config', 'training_set', 'scheduled', 'start_weights', 'Convert', 'Export', 'Data',
-           'Render', 'Reproduce', 'Info', 'with_more', 'read_command', 'main']
+           'change_many', 'Passing', 'open_network', 'complain', 'keep_files', 'Predict', 'Eval', 'set_skeleton',
+           'open_set', 'Train', 'run_training', 'preset_config', 'training_set', 'scheduled', 'start_weights',
+           'Convert', 'Export', 'Data', 'Render', 'Reproduce', 'Info', 'with_more', 'read_command', 'main']
 
 # %% ../nbs/appendix/command.ipynb #6619a0d8
 import contextlib
@@ -42,10 +42,19 @@ from smpr.config import (
     Whole,
     flat,
     printable,
+    say,
     take_apart,
     to_dict,
 )
-from .settings import atomic_write, file_digest, find_settings, hold_folder, load_settings, resolve_device
+from smpr.settings import (
+    atomic_write,
+    begins,
+    file_digest,
+    find_settings,
+    hold_folder,
+    load_settings,
+    resolve_device,
+)
 
 # %% ../nbs/appendix/command.ipynb #0b5e4b99
 def flag_text(value) -> str:
@@ -105,7 +114,7 @@ def change_many(config, words: list[str]):
 class Passing(Options):
     "Flags of every subcommand that runs the network."
 
-    weights: str = "real"  # real (photographs), rendered (rendered people) or a .safetensors file
+    weights: str = "real"  # real (photographs), rendered (rendered people), a .safetensors file or run folder
     device: str | None = None  # auto, cpu, cuda or cuda:N; default: settings.ini
     flip: bool = False  # also look at the mirrored picture
     scales: tuple[Side, ...] = ()  # shorter sides in px for a multi-scale test, for instance 400,600,800
@@ -114,10 +123,19 @@ class Passing(Options):
 
     def network(self):
         "The network and how to test it. Raises SmprError."
-        from smpr.inference import load
-
-        model = load(self.weights, self.device or load_settings().device)
+        model = open_network(self.weights, self.device or load_settings().device)
         return model, model.test.asked(self.flip or None, self.scales, self.snap)
+
+
+def open_network(weights: str, device: str):
+    "A network by a shipped name, of a file, or of the folder of a training. Raises SmprError."
+    from smpr.inference import load, shipped_weights
+
+    if weights in shipped_weights() or not os.path.isdir(weights):
+        return load(weights, device)
+    from smpr.training import load_run
+
+    return load_run(weights).to(resolve_device(device))
 
 # %% ../nbs/appendix/command.ipynb #2ba081eb
 def complain(lines: list[str]) -> int:
@@ -126,8 +144,8 @@ def complain(lines: list[str]) -> int:
     return 2 if lines else 0
 
 # %% ../nbs/appendix/command.ipynb #2ba081ed
-def keep_files(outputs, inputs, json_only: bool = True) -> None:
-    "Raises SmprError for a file to write that this call reads or writes, too, or that is there and no JSON."
+def keep_files(outputs, inputs, ours: Callable[[Path], bool]) -> None:
+    "Raises SmprError for a file to write that is also read or written by this call, or there and not `ours`."
 
     def place(path: Path):
         there = path.stat() if path.exists() else None
@@ -138,14 +156,8 @@ def keep_files(outputs, inputs, json_only: bool = True) -> None:
         if (key := place(path)) in known:
             raise SmprError(f"{path}: is {known[key]} by this call, too; choose another name")
         known[key] = "written"
-        if json_only and path.is_file() and path.stat().st_size and not _is_json(path):
-            raise SmprError(f"{path}: is there and holds no JSON; choose another name")
-
-
-def _is_json(path: Path) -> bool:
-    "Whether a file begins as JSON does."
-    with path.open("rb") as f:
-        return f.read(1) in (b"{", b"[")
+        if path.is_file() and path.stat().st_size and not ours(path):
+            raise SmprError(f"{path}: is there and was not written by this command; choose another name")
 
 # %% ../nbs/appendix/command.ipynb #19bcccc8
 @dataclass(frozen=True, kw_only=True)
@@ -161,14 +173,15 @@ class Predict(Passing):
         from smpr.command.media import Drawer, Journal, write_results
         from smpr.inference import shipped_weights, usual_batch
         from smpr.sources import find_sources
+        from smpr.training import weights_file
 
         with warnings.catch_warnings(record=True) as left_out:
             warnings.simplefilter("always")
             sources, out = find_sources(self.source), self.out
         for warning in left_out:
-            print(f"smpr: {printable(warning.message)}", file=sys.stderr)
+            say(f"smpr: {warning.message}")
         model, config = self.network()
-        weights = file_digest(shipped_weights().get(self.weights, Path(self.weights)))
+        weights = file_digest(shipped_weights().get(self.weights) or Path(weights_file(self.weights)))
         about = {"weights": weights, "test": to_dict(config), "threshold": self.threshold}
         size = usual_batch(model, self.batch_size)
         with hold_folder(out):
@@ -189,24 +202,47 @@ class Predict(Passing):
 # %% ../nbs/appendix/command.ipynb #43d5a547
 @dataclass(frozen=True, kw_only=True)
 class Eval(Passing):
-    "Measure a network on a COCO-format set, or write its results for pictures without annotations."
+    "Measure a network or a results file on a COCO-format set, or write results for pictures alone."
 
-    images: Path  # folder of the pictures
+    images: Path | None = None  # folder of the pictures; not needed for --results-in
     annotations: Path | None = None  # COCO-format ground truth
     image_info: Path | None = None  # image list without annotations, as for test-dev
     category: str | None = None  # name or id of the people's category, where several have keypoints
     workers: Whole = 0  # processes that read pictures; 0: this one does
     json: Path | None = None  # write the ten numbers here
     results: Path | None = None  # write the detections here, COCO results format
+    results_in: Path | None = None  # measure this COCO results file of any program; no network runs
 
     def conflict(self) -> str | None:
-        known = self.annotations or (self.image_info and self.results)
-        return None if known else "annotations is missing; give it, or --image-info FILE with --results OUT"
+        if not (self.annotations or (self.image_info and self.results and not self.results_in)):
+            return "annotations is missing; give it, or --image-info FILE with --results OUT"
+        if not (self.images or self.results_in):
+            return "images is missing; give the folder of the pictures, or --results-in FILE"
+        if self.annotations and self.image_info:
+            return "image_info does not go with --annotations, which lists the pictures; leave one out"
+        if self.json and not self.annotations:
+            return "json asks for numbers, which need --annotations; leave it out"
+        for name in ("results", "flip", "scales", "snap") if self.results_in else ():
+            if getattr(self, name):
+                return f"{name} asks for a network, and --results-in FILE runs none; leave one out"
+        return None
+
+    def tell(self, metrics: dict, **about) -> None:
+        "Print the numbers; write them, and what they are about, as --json asks."
+        print("\n".join(f"{name:5} {value:.4f}" for name, value in metrics.items()))
+        if self.json:
+            atomic_write(self.json, json.dumps(metrics | about, indent=1) + "\n")
 
     def __call__(self) -> None:
         from smpr.data import load_set
         from smpr.evaluation import check_truth, detect_set, evaluate
 
+        ours = begins(b'{"AP":', b'[{"image_id":', b"[]")
+        if self.results_in:
+            poses = load_set(self.images or Path(), self.annotations, category=self.category)
+            keep_files([self.json], [self.annotations, self.results_in], ours)
+            self.tell(evaluate(poses, self.results_in), pictures=len(poses), results=str(self.results_in))
+            return
         model, config = self.network()
         file = self.annotations or self.image_info or Path()
         poses = load_set(self.images, file, model.skeleton, self.category)
@@ -217,19 +253,15 @@ class Eval(Passing):
             self.weights,
             *(poses.images / r.file for r in poses.records),
         )
-        keep_files([self.json, self.results], read)
+        keep_files([self.json, self.results], read, ours)
         results = detect_set(model, poses, config, True, self.batch_size, self.workers)
         if self.results:
             atomic_write(self.results, json.dumps(results) + "\n")
         if not self.annotations:
             print(printable(f"{len(results)} poses of {len(poses)} pictures -> {self.results}"))
             return
-        metrics = evaluate(poses, results)
-        print("\n".join(f"{name:5} {value:.4f}" for name, value in metrics.items()))
-        if self.json:
-            metrics |= {"pictures": len(poses), "weights": self.weights}
-            metrics |= {"flip": config.flip, "scales": config.scales}
-            atomic_write(self.json, json.dumps(metrics, indent=1) + "\n")
+        about = {"pictures": len(poses), "weights": self.weights, "flip": config.flip}
+        self.tell(evaluate(poses, results), **about, scales=config.scales)
 
 # %% ../nbs/appendix/command.ipynb #645eb237
 def set_skeleton(file: Path, category: str | None = None):
@@ -272,7 +304,7 @@ class Train(Options):
         0.0  # mix in rendered people: so many pictures for each one of --images
     )
     run: Path | None = None  # run folder, made or continued; default: runs/train
-    weights: str | None = None  # begin with imagenet (the backbone only), shipped weights or a file
+    weights: str | None = None  # begin with imagenet (backbone only), shipped weights, a file or run folder
     device: str | None = None  # auto, cpu, cuda or cuda:N; default: settings.ini
     minutes: Positive | None = None  # stop, saved, after so long
     steps: Count | None = None  # stop, saved, at this step
@@ -342,11 +374,11 @@ def training_set(a: Train):
 def scheduled(a: Train, config, run: Path, train_set, start, device: str, workers: int):
     "`config` with as many steps as fit into --minutes; a continued run keeps its own. Raises SmprError."
     from smpr.beyond.real_people import fit_steps
-    from smpr.training import find_checkpoint
+    from smpr.training import find_checkpoint, saved_config
 
     if saved := find_checkpoint(run / "last"):
-        was = json.loads((saved / "state.json").read_text())["config"]["train"]
-        steps, warmup = was["steps"], was["warmup"]
+        was = saved_config(saved).train
+        steps, warmup = was.steps, was.warmup
     elif a.minutes is None or any(c.startswith("--train.steps") for c in a.changes):
         return config
     elif int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -385,24 +417,37 @@ class Convert(Options):
     def __call__(self) -> None:
         from smpr.deploy.published import CheckpointKind, convert_checkpoint
 
-        keep_files([self.out], [self.checkpoint], json_only=False)
+        keep_files([self.out], [self.checkpoint], _is_weights)
         print(printable(convert_checkpoint(self.checkpoint, self.out, CheckpointKind(self.kind))))
+
+
+def _is_weights(path: Path) -> bool:
+    "Whether a file holds weights that this package wrote."
+    from smpr.checkpoints import read_notes
+
+    with contextlib.suppress(SmprError):
+        return bool(read_notes(path))
+    return False
+
+
+def _is_export(path: Path) -> bool:
+    "Whether a file is one of `smpr export`: its note of versions lies in it as it is."
+    return b'{"smpr": "' in path.read_bytes()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Options):
     "Write a network as ONNX or .pt2, checked against PyTorch before it gets its name (needs smpr[export])."
 
-    weights: Positional[str]  # a shipped name or a .safetensors file
+    weights: Positional[str]  # a shipped name, a .safetensors file or the folder of a training
     out: Positional[Path]  # file to write; .onnx or .pt2 decides the kind
 
     def __call__(self) -> None:
         from smpr.deploy.export import export_network, known_ending
-        from smpr.inference import load
 
-        net, _ = load(self.weights, "cpu"), known_ending(self.out)
-        said = f"{self.out}: is being written and compared with PyTorch, for a minute or two"
-        print(printable(said), file=sys.stderr)
+        net, _ = open_network(self.weights, "cpu"), known_ending(self.out)
+        keep_files([self.out], [self.weights], _is_export)
+        say(f"{self.out}: is being written and compared with PyTorch, for a minute or two")
         path, found = export_network(net, self.out)
         said = f"{found.pixels:.1e} px ({found.strides:.1e} strides) and {found.probability:.1e}"
         print(
@@ -424,6 +469,15 @@ class Data(Options):
     category: str | None = None  # check: the people's, where several have keypoints
     report: Path | None = None  # check: write all problems, and what training would skip, here as JSON
 
+    def conflict(self) -> str | None:
+        others = {
+            "check": ("root", "part", "check_only"),
+            "coco": ("images", "annotations", "category", "report"),
+        }
+        if given := [name for name in others[self.what] if getattr(self, name)]:
+            return f"{given[0]} does not belong to `smpr data {self.what}`; leave it out"
+        return None
+
     def __call__(self) -> int | None:
         return self.check() if self.what == "check" else self.coco()
 
@@ -434,17 +488,19 @@ class Data(Options):
 
         if not (self.images and self.annotations):
             raise SmprError("smpr data check: give --images DIR and --annotations FILE; see --help")
-        keep_files([self.report], [self.annotations])
+        keep_files([self.report], [self.annotations], begins(b'{"people":'))
         report = check_set(self.images, self.annotations, category=self.category)
         skipped = {why: len(ids) for why, ids in report.skipped.items()}
         found = {"people": report.people, "counts": report.counts, "left out": report.ignored}
-        found |= {"skipped in training": skipped, "problems": len(report.problems)}
+        found |= {"skipped in training": skipped, "problems": len(report.problems), "notes": report.notes}
         if not report.problems:
             found["hash"] = set_hash(load_set(self.images, self.annotations, category=self.category))
         print(json.dumps(found, indent=1))
         if self.report:
             found |= {"problems": report.problems, "skipped in training": report.skipped}
             atomic_write(self.report, json.dumps(found, indent=1) + "\n")
+        for note in report.notes:
+            say(f"smpr: note: {note}")
         more = len(report.problems) - 20
         return complain(report.problems[:20] + [f"and {more} more; --report FILE lists all"] * (more > 0))
 
@@ -478,7 +534,7 @@ class Render(Options):
         config = getattr(self, "more", RenderConfig())
         if self.size:
             config = replace(config, **dict(zip(("width", "height"), map(int, self.size.split("x")))))
-        print(render_set(self.out, self.count, config, self.seed, self.workers))
+        print(printable(render_set(self.out, self.count, config, self.seed, self.workers)))
 
 # %% ../nbs/appendix/command.ipynb #6f8aae39
 @dataclass(frozen=True, kw_only=True)
@@ -514,9 +570,10 @@ class Info(Options):
         print(f"smpr {__version__}, Python {sys.version.split()[0]}, {versions}")
         there = f"{torch.get_num_threads()} threads, {torch.cuda.device_count()} CUDA GPUs"
         print(f"device {resolve_device(settings.device)} ({there})")
-        print(f"settings from {find_settings() or 'defaults'}")
+        print(printable(f"settings from {find_settings() or 'defaults'}"))
         for name, value in vars(settings).items():
-            print(f"  {name} = {value}{' (environment)' * bool(os.environ.get(f'SMPR_{name.upper()}'))}")
+            given = " (environment)" * bool(os.environ.get(f"SMPR_{name.upper()}"))
+            print(f"  {name} = {printable(value)}{given}")
         for name, path in shipped_weights().items():
             card = read_notes(path)["meta"]["card"]
             said = f"AP {card['metrics']['AP']:.3f} on {card['data']['kind']} pictures"
@@ -596,7 +653,7 @@ def main(argv: list[str] | None = None) -> int:
         return complain([f"no memory is left ({str(e)[:80]}); choose smaller pictures, scales or batches"])
     except KeyboardInterrupt as e:  # training adds what it saved, and which signal it was
         said, again = e or "what was written stays", shlex.join(["smpr", *words])
-        print(printable(f"smpr: interrupted; {said}; go on with: {again}"), file=sys.stderr)
+        say(f"smpr: interrupted; {said}; go on with: {again}")
         return 128 + getattr(e, "number", 2)
 
 # %% ../nbs/appendix/command.ipynb #9e78be42

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ID_FIELD', 'MOST_PIXELS', 'MOST_SCANS', 'PICTURE_KINDS', 'PictureRecord', 'PoseSet', 'read_json', 'keypoint_error',
            'as_id', 'person_category', 'others_counted', 'is_number', 'field_error', 'document_errors', 'read_records',
-           'file_skeleton', 'load_set', 'to_8_bits', 'to_rgb', 'read_image', 'read_picture', 'trainable',
+           'file_skeleton', 'load_set', 'to_8_bits', 'to_rgb', 'read_image', 'turned_note', 'read_picture', 'trainable',
            'skipped_people', 'make_sample', 'resize_factor', 'resize', 'set_hash']
 
 # %% ../nbs/09_data.ipynb #f3ae7eb9
@@ -14,10 +14,10 @@ import hashlib
 import json
 import os
 import re
-import sys
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -26,6 +26,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from .config import say
 from .representation import Variant, oks, pseudo_boxes
 from .settings import SmprError
 from .skeleton import COCO17, Skeleton, keypoint_order, skeleton_from_category
@@ -189,12 +190,12 @@ def is_number(value, most: float = 1e12) -> bool:
     return isinstance(value, (int, float)) and abs(value) <= most
 
 
+def _is_whole(value) -> bool:
+    return is_number(value, 1e6) and value == int(value)  # 15.0, too: many programs know floats only
+
+
 def _is_side(value) -> bool:
-    return is_number(value, 1e6) and value >= 1 and value == int(value)
-
-
-def _is_count(value) -> bool:
-    return isinstance(value, int) and abs(value) < 1e6
+    return _is_whole(value) and value >= 1
 
 
 def _is_box(value) -> bool:
@@ -217,7 +218,7 @@ _PERSON_FIELDS = {  # all may be missing
     "bbox": (_is_box, "not four numbers; fix or remove it"),
     "area": (is_number, "not a number of px^2; fix it"),
     "iscrowd": ((0, 1).__contains__, "neither 0 nor 1; fix or remove it"),
-    "num_keypoints": (_is_count, "not a whole number; fix or remove it"),
+    "num_keypoints": (_is_whole, "not a whole number; fix or remove it"),
 }
 
 
@@ -363,7 +364,15 @@ def load_set(
     default_sigma: float
     | None = None,  # of keypoints that COCO does not know, where the file has no "sigmas"
 ) -> PoseSet:
-    "Read and check a COCO-format keypoint set; the pictures themselves are opened later. Raises SmprError."
+    """Read and check a COCO-format keypoint set; the pictures themselves are opened later. Raises SmprError.
+
+        mine = smpr.load_set("birds/images", "birds/keypoints.json", default_sigma=0.07)
+
+    The people are the category with keypoints, whatever its id; it names them, and may bring `sigmas`,
+    `flip_pairs` and `skeleton`. Annotations of other categories are left out, and that is said."""
+    if images in (None, "") or annotations in (None, ""):
+        said = f"images is '{images}' and annotations is '{str(annotations)[:200]}'"
+        raise SmprError(f"{said}; give both, the folder of the pictures and their COCO-format file")
     if isinstance(annotations, dict):
         path, data = Path("annotations"), annotations
     else:
@@ -379,7 +388,7 @@ def load_set(
     records = read_records(data, skeleton.K, str(path), None, category)
     if ignored := others_counted(data, person):
         said = ", ".join(f"{count} of {name}" for name, count in ignored.items())
-        print(f"{path}: annotations that are no people are left out: {said}", file=sys.stderr)
+        say(f"{path}: annotations that are no people are left out: {said}")
     return PoseSet(Path(images), path, records, skeleton, person, ignored)
 
 # %% ../nbs/09_data.ipynb #5b735afb
@@ -451,6 +460,18 @@ def read_image(
     return out
 
 # %% ../nbs/09_data.ipynb #d4e00002
+def turned_note(poses: PoseSet, most: int | None = None) -> str:
+    "What to say of pictures among the first `most` that EXIF turns, their record giving the stored size."
+    found = []
+    for r in poses.records[:most]:
+        with suppress(Exception), _open_checked(poses.images / r.file) as im:  # whoever reads it says it
+            if im.size == (r.width, r.height) and r.width != r.height and im.getexif().get(0x0112, 1) > 4:
+                found.append(r.file)
+    said = f"{len(found)} pictures (the first is {found[:1]}) are turned by EXIF, their records give the size"
+    said = f"{said} stored, so their labels count as drawn on them unturned"
+    return f"{said}; where they were drawn upright, exchange width and height" if found else ""
+
+
 def read_picture(poses: PoseSet, record: PictureRecord) -> np.ndarray:  # (H, W, 3) uint8 RGB
     "The picture of a record. Raises SmprError, also where its labels fit it only turned as EXIF says."
     path, (h, w) = poses.images / record.file, record.size

@@ -10,9 +10,8 @@ __all__ = ['METRICS', 'FLAWS', 'check_results', 'truth_errors', 'check_truth', '
 # Shapes: D detections, G persons, K keypoints.
 import contextlib
 import io
-import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .batches import one_thread
-from .config import Whole, check
+from .config import Whole, check, say
 from smpr.data import (
     ID_FIELD,
     PoseSet,
@@ -34,6 +33,7 @@ from smpr.data import (
     load_set,
     read_json,
     read_picture,
+    turned_note,
 )
 from .inference import TestConfig, find_batch, fit_looks, usual_batch
 from .settings import SmprError
@@ -74,7 +74,7 @@ def check_results(
         raise SmprError(f"{source}: {said}, the set's people {category_id!r}; fix it or choose the category")
     if others:
         said = f"{len(others)} of {len(results)} entries do not count: category_id {others[0]!r}"
-        print(f"{source}: {said}, the set's people have {category_id!r}", file=sys.stderr)
+        say(f"{source}: {said}, the set's people have {category_id!r}")
 
 # %% ../nbs/12_evaluation.ipynb #e8faecfa
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
@@ -122,6 +122,8 @@ def check_truth(poses: PoseSet, measured: bool = True) -> None:
         raise SmprError(f"{poses.annotations}: {said}")
     if wrong := "; ".join(truth_errors(poses) if measured else ()):
         raise SmprError(f"{poses.annotations}: {wrong}")
+    if note := turned_note(poses) if measured else "":
+        say(f"{poses.annotations}: {note}")
 
 # %% ../nbs/12_evaluation.ipynb #da57b7a3
 def coco_truth(poses: PoseSet) -> dict:
@@ -188,14 +190,17 @@ def set_order(skeleton: Skeleton, poses: PoseSet) -> list[int]:
 
 
 def result_entries(
-    results,  # what `predict` returned, a results file, or entries as they are
+    results,  # what `predict` returned, also with stream=True; a results file, or entries as they are
     poses: PoseSet,  # whose pictures they are about
 ) -> list[dict]:
     "Entries of a COCO results file; a `Result` belongs to the picture with its file name. Raises SmprError."
     if isinstance(results, (str, Path)):
         return read_json(Path(results))
-    if not all(isinstance(r, Result) for r in results):
-        return results
+    results = [results] if isinstance(results, Result) else results
+    if isinstance(results, Iterable) and not isinstance(results, dict):
+        results = list(results)  # a stream can be looked at only once
+    if not (isinstance(results, list) and all(isinstance(r, Result) for r in results)):
+        return results  # `check_results` says what is wrong with it
     ids = defaultdict(list)
     for r in poses.records:
         ids[Path(r.file).name].append((Path(r.file).parts, r.id))
@@ -220,7 +225,13 @@ def evaluate(
     image_ids: list | None = None,  # only these pictures; None: all that are listed
     category: str | None = None,  # of a file: the people's, where several have keypoints
 ) -> dict[str, float]:  # the ten COCO numbers as fractions; -1 where nobody is of that kind
-    "COCO keypoint AP and AR by pycocotools (20 detections a picture). Raises SmprError."
+    """COCO keypoint AP and AR by pycocotools (20 detections a picture). Raises SmprError.
+
+        smpr.evaluate("val.json", smpr.predict(smpr.load(), "val/images"))
+        smpr.evaluate("val.json", "results.json")                       # of any program
+
+    Truth that would move the numbers without a word (no area, a wrong `num_keypoints`, ignored people
+    without a box) is refused with counts; `smpr data check` lists it."""
     poses = truth if isinstance(truth, PoseSet) else load_set(Path(), truth, skeleton, category)
     known = {r.id for r in poses.records}
     source, results = results, result_entries(results, poses)
@@ -260,6 +271,8 @@ def detect_set(
     workers: int = 0,  # processes that read pictures; 0: this one does
 ) -> list[dict]:
     "COCO results of every picture that the set lists; its annotations are not looked at."
+    if not isinstance(poses, PoseSet):
+        raise SmprError(f"the set is {poses!r:.60}; give smpr.load_set(...)")
     size, order, out = usual_batch(model, batch_size), set_order(model.skeleton, poses), []
     options = {
         "num_workers": check(Whole, workers, "workers"),

@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .checkpoints import load_weights, read_notes
-from .config import Count, NotNegative, Options, Positive, Share, Side, check, from_dict
+from .config import Count, NotNegative, Options, Positive, Share, Side, check, from_dict, say
 from .data import resize_factor
 from .fuse import fold_norms
 from .model import SMPR
@@ -81,7 +81,12 @@ class TestConfig(Options):
         "These settings with a mirrored look, other shorter sides (px), tolerances to snap within (0: off)."
         snap, scales = check(NotNegative | None, snap, "snap"), check(tuple[Side, ...], scales, "scales")
         decode = self.decode if snap is None else replace(self.decode, snap=snap or None)
-        pairs = tuple((s, max(round(s * self.long / self.short), s)) for s in scales) or self.scales
+        if far := [s for s in scales if not self.short / 4 <= s <= 4 * self.short]:
+            said = f"{far[0]} px are far from the {self.short} px that the network is tested with"
+            say(f"scales: {said}; do not expect much of them")
+        pairs = (
+            tuple((s, min(max(round(s * self.long / self.short), s), 8192)) for s in scales) or self.scales
+        )
         return replace(self, flip=self.flip if flip is None else flip, scales=pairs, decode=decode)
 
 # %% ../nbs/11_inference.ipynb #0fb570b4
@@ -375,7 +380,9 @@ def load(
 ) -> SMPR:
     "A network ready for `predict`; `test` holds its test settings, `card` its training. Raises SmprError."
     shipped = shipped_weights()
-    path = shipped.get(str(weights), Path(weights))
+    path = shipped.get(str(weights), Path(str(weights)))
+    if path.is_dir():
+        raise SmprError(f"{weights}: is a folder; the network of a run folder is opened with smpr.load_run")
     if not path.is_file():
         names = ", ".join(sorted(shipped)) or "none"
         raise SmprError(f"{weights}: no such weights; shipped are {names}, or give a .safetensors file")

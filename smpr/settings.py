@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEVICE_NAMES', 'DeviceName', 'Settings', 'find_settings', 'load_settings', 'resolve_device', 'sync_path',
-           'whole_file', 'atomic_write', 'hold_folder', 'lock_handle', 'file_digest', 'need']
+           'whole_file', 'atomic_write', 'hold_folder', 'lock_handle', 'file_digest', 'begins', 'need']
 
 # %% ../nbs/appendix/settings.ipynb #e9045c46
 import configparser
@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +183,18 @@ def file_digest(path: Path, kind: str = "sha256") -> str:
     "Hexadecimal checksum of a file (md5, sha1, sha256 ...)."
     with Path(path).open("rb") as f:
         return hashlib.file_digest(f, kind).hexdigest()
+
+# %% ../nbs/appendix/settings.ipynb #a9bab88a
+def begins(*heads: bytes) -> Callable[[Path], bool]:
+    "A question to a file: whether it is there and begins with one of these, blanks left out."
+
+    def ask(path: Path) -> bool:
+        if not path.is_file():
+            return False
+        with path.open("rb") as f:
+            return re.sub(rb"\s", b"", f.read(100)).startswith(heads)
+
+    return ask
 
 # %% ../nbs/appendix/settings.ipynb #5ddfbe72
 def need(

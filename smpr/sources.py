@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PICTURES', 'VIDEOS', 'PICTURE_HEAD', 'VIDEO_HEAD', 'kind_of', 'is_video', 'no_loop', 'media_among', 'find_sources',
-           'camera_address', 'upright', 'decoded', 'video_frames', 'tensor_to_array', 'as_rgb', 'Picture', 'in_memory',
-           'is_one', 'each_picture', 'each_of_file']
+           'camera_address', 'upright', 'decoded', 'video_frames', 'shades', 'tensor_to_array', 'as_rgb', 'Picture',
+           'in_memory', 'is_one', 'each_picture', 'each_of_file']
 
 # %% ../nbs/appendix/sources.ipynb #9a9574fa
 import glob
@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from .config import printable
-from .data import read_image, to_rgb
+from .data import PICTURE_KINDS, read_image, to_rgb
 from .settings import SmprError, need
 
 # %% ../nbs/appendix/sources.ipynb #67662cde
@@ -164,33 +164,43 @@ def video_frames(source: Path | int) -> Iterator[tuple]:  # a file, or the numbe
         raise SmprError(f"{name}: {said}; {hint} or give another copy")
 
 # %% ../nbs/appendix/sources.ipynb #b75bd79f
-def tensor_to_array(picture: torch.Tensor) -> np.ndarray:  # (H, W, 3) uint8
-    "A tensor (3, H, W), uint8 or float in [0, 1], as an array; other shapes and types stay as they are."
-    array = picture.detach().cpu()
-    if array.is_floating_point():
-        if not bool(((array >= 0) & (array <= 1)).all()):
-            raise SmprError("tensor: a value is outside [0, 1] or NaN; give floats in [0, 1], or uint8")
-        array = (array.float() * 255).round().to(torch.uint8)
-    if array.ndim != 3 or len(array) != 3:
-        said = f"tensor: has shape {tuple(array.shape)}"
+def shades(values: np.ndarray) -> np.ndarray:  # uint8
+    "Floats from 0 (black) to 1 (white) as 0 to 255; other types stay. Raises SmprError for other floats."
+    if values.dtype.kind != "f":
+        return values
+    if not ((values >= 0) & (values <= 1)).all():  # NaN is neither
+        said = (
+            f"picture: its floats go from {values.min():g} to {values.max():g}" if values.size else "picture"
+        )
+        raise SmprError(f"{said}; give floats from 0 to 1, or whole numbers from 0 to 255 as uint8")
+    return (values.astype(np.float32) * 255).round().astype(np.uint8)
+
+
+def tensor_to_array(picture: torch.Tensor) -> np.ndarray:  # (H, W, 3) of the same numbers
+    "A tensor (3, H, W) as an array (H, W, 3), 16-bit floats with 32 bits. Raises SmprError for other shapes."
+    if picture.ndim != 3 or len(picture) != 3:
+        said = f"tensor: has shape {tuple(picture.shape)}"
         raise SmprError(f"{said}; give (3, H, W), or (N, 3, H, W) for several pictures")
-    return array.permute(1, 2, 0).numpy()
+    values = picture.detach().cpu().permute(1, 2, 0)
+    return (values.float() if values.is_floating_point() else values).numpy()
 
 
 def as_rgb(picture) -> np.ndarray:  # (H, W, 3) uint8 RGB
     "A Pillow picture, an array (H, W, 3) or (H, W), or a tensor as RGB. Raises SmprError for anything else."
     if isinstance(picture, Image.Image):
+        if picture.format not in (None, *PICTURE_KINDS):  # not decoded yet, and PostScript is a program
+            raise SmprError(f"picture of kind {picture.format} is not read here; convert it to RGB first")
         try:
             return to_rgb(picture)
         except Exception as e:  # it may be read from its file only now
             said = f"picture of mode {picture.mode} cannot be read ({e})"
             raise SmprError(f"{said}; convert it to RGB") from None
-    array = tensor_to_array(picture) if isinstance(picture, torch.Tensor) else np.asarray(picture)
+    array = shades(tensor_to_array(picture) if isinstance(picture, torch.Tensor) else np.asarray(picture))
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, 2)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
         said = f"picture has shape {array.shape} and type {array.dtype}"
-        raise SmprError(f"{said}; give (H, W, 3) RGB or (H, W) gray of type uint8, 0 to 255")
+        raise SmprError(f"{said}; give (H, W, 3) RGB or (H, W) gray, uint8 or floats from 0 to 1")
     return np.ascontiguousarray(array)
 
 # %% ../nbs/appendix/sources.ipynb #6221c9db
@@ -232,13 +242,14 @@ def each_picture(source: Any) -> Iterator[Picture | SmprError]:
         elif isinstance(source, (str, Path)):
             for path in find_sources((str(source),)):
                 yield from each_of_file(path)
-        elif isinstance(source, int):
+        elif type(source) is int and source >= 0:
             yield from each_of_file(source)
-        elif isinstance(source, Iterable):
+        elif isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray, memoryview, dict)):
             for part in source:
                 yield from each_picture(part)
         else:
-            raise SmprError(f"{type(source).__name__} is no picture; give a path, picture, array or tensor")
+            said = f"{source!r:.40} of type {type(source).__name__} is no picture"
+            raise SmprError(f"{said}; give a path, a picture of Pillow, an array or a tensor")
     except SmprError as e:
         yield e
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['pack_optimizer', 'unpack_optimizer', 'seal', 'check_seal', 'write_state', 'save_checkpoint', 'find_checkpoint',
-           'load_checkpoint', 'run_weights', 'load_run', 'peak_memory', 'NoBoard', 'open_board', 'RunLog', 'read_log',
-           'averaged', 'measure', 'pose_sheet', 'data_digest', 'find_run', 'open_run', 'RunConfig', 'Keeper',
-           'step_batches', 'Source', 'Stopped', 'StopSignals', 'one_line_errors', 'keypoint_tensors', 'in_order',
-           'state_by_name', 'fitting_weights', 'train']
+           'load_checkpoint', 'run_weights', 'weights_file', 'saved_config', 'load_run', 'peak_memory', 'NoBoard',
+           'open_board', 'RunLog', 'read_log', 'averaged', 'measure', 'pose_sheet', 'data_digest', 'find_run',
+           'open_run', 'RunConfig', 'Keeper', 'step_batches', 'Source', 'Stopped', 'StopSignals', 'one_line_errors',
+           'keypoint_tensors', 'in_order', 'state_by_name', 'fitting_weights', 'train']
 
 # %% ../nbs/14_training.ipynb #1c1c2780
 # Shapes: N images, P locations, K keypoints.
@@ -41,13 +41,24 @@ from tqdm import tqdm
 
 from .batches import DrawSampler, TrainStream, train_loader
 from .checkpoints import read_notes, wanted_shapes, write_tensors
-from .config import Count, NotNegative, Options, Whole, check_same, from_dict, to_dict
-from .data import PoseSet, read_image, read_picture, skipped_people
+from smpr.config import (
+    Count,
+    NotNegative,
+    Options,
+    Whole,
+    change_all,
+    check_same,
+    checked,
+    from_dict,
+    say,
+    to_dict,
+)
+from .data import PoseSet, read_image, read_picture, skipped_people, turned_note
 from .evaluation import check_truth, detect_set, evaluate, set_order
 from .fuse import fold_norms
-from .inference import TestConfig, find_poses, load
+from .inference import TestConfig, find_poses, load, shipped_weights
 from .model import SMPR, ModelConfig
-from .settings import SmprError, atomic_write, file_digest, hold_folder, need, sync_path
+from .settings import SmprError, atomic_write, begins, file_digest, hold_folder, need, sync_path
 from .skeleton import Skeleton, draw_poses, keypoint_order
 from .update import BadNumbers, Config, TrainState, keep_bad_step, make_state, train_step, wrap
 
@@ -81,7 +92,7 @@ def check_seal(folder: Path) -> dict:
         saved = json.loads(path.read_text())
         now = seal(folder, {k: v for k, v in saved.items() if k not in ("files", "digest")})
         bad = [name for name, digest in saved["files"].items() if now["files"].get(name) != digest]
-    except (OSError, ValueError, KeyError, AttributeError) as e:
+    except (OSError, ValueError, KeyError, AttributeError, RecursionError) as e:
         raise SmprError(f"{path}: cannot be read ({str(e)[:80]}); delete this checkpoint") from None
     if now["digest"] != saved.get("digest"):
         raise SmprError(
@@ -131,10 +142,17 @@ def find_checkpoint(*folders: Path) -> Path | None:
             check_seal(place)
             return place
         except SmprError as e:
-            print(f"smpr: skipped a checkpoint: {e}", file=sys.stderr)
+            say(f"smpr: skipped a checkpoint: {e}")
     return None
 
 # %% ../nbs/14_training.ipynb #9c17b50a
+def _log_state(saved: dict) -> tuple[int, int, list, float]:
+    "Step, rows, rows not yet written and seconds of a checkpoint. Raises ValueError or TypeError."
+    step, rows, spent = saved.get("step", 0), saved.get("log_rows", 0), saved.get("spent", 0)
+    pending = [{k: float(v) for k, v in dict(row).items()} for row in saved.get("pending", [])]
+    return checked(Whole, step), checked(Whole, rows), pending, checked(NotNegative, spent)
+
+
 def load_checkpoint(folder: Path, state: TrainState, config: Config) -> dict:
     "Continue `state` from a checkpoint; returns its JSON. Raises `SmprError` if it is broken or not ours."
     try:
@@ -145,16 +163,19 @@ def load_checkpoint(folder: Path, state: TrainState, config: Config) -> dict:
             average = load_file(folder / "ema.safetensors")
             for name, t in state.ema.state.items():
                 t.copy_(average[name])
-            state.ema.updates = saved["ema_updates"]
+            state.ema.updates = checked(Whole, saved["ema_updates"])
         unpack_optimizer(state.optimizer, load_file(folder / "optimizer.safetensors"))
-        state.step, state.best = saved["step"], saved["best"]
+        state.step, state.best = checked(Whole, saved["step"]), checked(float, saved["best"])
+        _log_state(saved)
+        if state.step > config.train.steps:
+            raise ValueError(f"its step is beyond {config.train.steps}, the last one")
     except (OSError, KeyError, TypeError, RuntimeError, ValueError, SafetensorError) as e:
         said = f"not a complete checkpoint of this network ({str(e)[:120]})"
         raise SmprError(f"{folder}: {said}; delete it or choose another run folder") from None
     return saved
 
 # %% ../nbs/14_training.ipynb #e64cf5d4
-def run_weights(run: Path) -> Path:
+def run_weights(run: str | Path) -> Path:
     "The weights file of a run folder: best before last, average before raw weights. Raises `SmprError`."
     folder = find_checkpoint(Path(run) / "best", Path(run) / "last")
     if folder is None:
@@ -163,11 +184,23 @@ def run_weights(run: Path) -> Path:
     return file if file.exists() else folder / "model.safetensors"
 
 
-def load_run(run: Path) -> SMPR:
+def weights_file(weights: str | Path) -> str | Path:
+    "The weights file of a run folder; shipped names and other files stay. Raises `SmprError`."
+    folder = str(weights) not in shipped_weights() and os.path.isdir(weights)
+    return run_weights(weights) if folder else weights
+
+
+def saved_config(checkpoint: Path) -> Config:
+    "The configuration of a checkpoint that `find_checkpoint` found. Raises `SmprError`."
+    path = checkpoint / "state.json"
+    return from_dict(Config, json.loads(path.read_text()).get("config"), str(path), quiet=True)
+
+
+def load_run(run: str | Path) -> SMPR:
     "The network of a run folder; it predicts as the run was measured. Raises `SmprError`."
     file = run_weights(run)
-    net, saved = load(file, "cpu"), json.loads((file.parent / "state.json").read_text())["config"]
-    net.test = replace(from_dict(TestConfig, saved["test"], str(file)), bf16=saved["train"]["bf16"])
+    net, config = load(file, "cpu"), saved_config(file.parent)
+    net.test = replace(config.test, bf16=config.train.bf16)
     return net
 
 # %% ../nbs/14_training.ipynb #120f94ef
@@ -195,7 +228,7 @@ def open_board(folder: Path, step: int):
     try:
         package = need("torch.utils.tensorboard", "tensorboard", f"{folder}: writing curves")
     except SmprError as e:
-        print(f"{e}; log.jsonl holds the same numbers", file=sys.stderr)
+        say(f"{e}; log.jsonl holds the same numbers")
         return NoBoard()
     return package.SummaryWriter(folder, purge_step=step)
 
@@ -204,14 +237,13 @@ class RunLog:
     "log.jsonl and TensorBoard files of a run; what a cut run wrote after the checkpoint `saved` is dropped."
 
     def __init__(self, run: Path, saved: dict | None = None):
-        saved = {"step": 0, "log_rows": 0, "pending": [], "spent": 0} | (saved or {})
-        self.path, self.pending = run / "log.jsonl", saved["pending"]
-        self.since = time.monotonic() - saved["spent"]
-        rows = [row for row in read_log(run) if row["step"] <= saved["step"]][: saved["log_rows"]]
+        step, count, self.pending, spent = _log_state(saved or {})
+        self.path, self.since = run / "log.jsonl", time.monotonic() - spent
+        rows = [row for row in read_log(run) if row["step"] <= step][:count]
         self.rows = len(rows)
         if self.path.exists():
             atomic_write(self.path, "".join(f"{json.dumps(row)}\n" for row in rows), sync=True)
-        self.board = open_board(run / "tensorboard", saved["step"] + 1)
+        self.board = open_board(run / "tensorboard", step + 1)
 
     def write(self, step: int, row: dict) -> dict:
         "Append one row, to nine digits (all that a loss has), to both."
@@ -256,10 +288,7 @@ def read_log(run: Path) -> list[dict]:
         elif n < len(lines):  # what a run wrote when it was cut comes last
             bad.append(n)
     if bad:
-        print(
-            f"smpr: {path}: {len(bad)} damaged lines are left out, the first is line {bad[0]}",
-            file=sys.stderr,
-        )
+        say(f"smpr: {path}: {len(bad)} damaged lines are left out, the first is line {bad[0]}")
     return rows
 
 # %% ../nbs/14_training.ipynb #8689cc50
@@ -318,8 +347,11 @@ def find_run(
         raise SmprError(f"{run}: holds a run already; let it resume, delete it or choose another folder")
     if not found and os.path.isdir(run / "last"):
         raise SmprError(f"{run}: holds no intact checkpoint; delete the folder or choose another")
-    names = list(train_set.skeleton.names)
-    if found and (before := read_notes(found / "model.safetensors")["skeleton"]["names"]) != names:
+    there = [run / name for name in ("config.json", "skipped.json", "log.jsonl") if (run / name).exists()]
+    if there and not found and not begins(b'{"config":')(run / "config.json"):
+        raise SmprError(f"{there[0]}: is there, and no training wrote it; choose another run folder")
+    names, file = train_set.skeleton.names, Path(found or "") / "model.safetensors"
+    if found and (before := from_dict(Skeleton, read_notes(file)["skeleton"], str(file)).names) != names:
         said = f"{run}: was trained on the keypoints {', '.join(before)}, in this order"
         raise SmprError(f"{said}; give such a set or another run folder, with this one's weights to start")
     saved = load_checkpoint(found, state, config) if found else {}
@@ -471,6 +503,10 @@ class Source:
     net: SMPR | None = None  # a network that exists already; None: made from the configuration
     losses: Callable | None = None  # of (network, what a step sees, config, step); None: chapter 07's
 
+    def __post_init__(self):
+        if not isinstance(self.poses, PoseSet):
+            raise SmprError(f"the set is {self.poses!r:.60}; give smpr.load_set(...)")
+
     def begin(self, config: Config, device: torch.device, start: dict | None = None) -> TrainState:
         "What changes while training, before the first step. Raises `SmprError`."
         if self.net is None:
@@ -572,9 +608,9 @@ def state_by_name(net: SMPR, skeleton: Skeleton) -> tuple[dict[str, Tensor], str
 
 
 def fitting_weights(weights: str | Path, config: Config, skeleton: Skeleton) -> dict[str, Tensor]:
-    "What a new network can take of shipped weights or a file; says which parts begin at random."
+    "What a new network can take of shipped weights, a file or a run folder; says what begins at random."
     own = wanted_shapes(config.model, skeleton)
-    theirs, differ = state_by_name(load(weights, "cpu"), skeleton)
+    theirs, differ = state_by_name(load(weights_file(weights), "cpu"), skeleton)
     fit = {name: t for name, t in theirs.items() if own.get(name) == tuple(t.shape)}
     if not fit:
         raise SmprError(
@@ -583,8 +619,34 @@ def fitting_weights(weights: str | Path, config: Config, skeleton: Skeleton) -> 
     new = sorted({name.rpartition(".")[0] for name in set(own) - set(fit)})
     if new and rank_world()[0] == 0:
         said = f"start: {len(fit)} of {len(own)} tensors of {weights}; at random: {', '.join(new)}"
-        print(said + f" (it has {differ.partition(';')[0]})" * bool(differ), file=sys.stderr)
+        say(said + f" (it has {differ.partition(';')[0]})" * bool(differ))
     return fit
+
+# %% ../nbs/14_training.ipynb #d862d17a
+def _look_before(
+    poses: PoseSet, val_set: PoseSet | None, run: Path, config: Config, options: RunConfig
+) -> None:
+    "Refuse what would end or spoil a training later; say what it leaves out. Raises `SmprError`."
+    for name, given, kind in (("config", config, Config), ("val_set", val_set, PoseSet | None)):
+        if not isinstance(given, kind):
+            how = "smpr.small_config() or smpr.Config()" if name == "config" else "smpr.load_set(...)"
+            raise SmprError(f"{name} is {given!r:.60}; give {how}")
+    if val_set is not None:
+        check_truth(val_set)
+        set_order(poses.skeleton, val_set)
+    elif options.eval_every:
+        said = f"eval_every is {options.eval_every} and there is nothing to measure on; give a validation set"
+        raise SmprError(f"{said} (val_set; --val-images, --val-annotations), or leave it out")
+    if rank_world()[0]:
+        return
+    if note := turned_note(poses, 100):  # enough to tell what a set's labels were drawn on
+        say(f"{poses.annotations}: {note}")
+    if options.progress:
+        skips = "; ".join(f"{why}: {len(ids)}" for why, ids in skipped_people(poses).items())
+        say(f"training skips: {skips or 'nobody'} (skipped.json in {run} lists them)")
+    if config.data.flip and not poses.skeleton.flip_pairs:
+        said = "no two keypoint names say left and right, so mirrored pictures swap none"
+        say(f'training: {said}; if some should, list "flip_pairs" in the file\'s category')
 
 # %% ../nbs/14_training.ipynb #d862d17b
 def train(
@@ -599,18 +661,17 @@ def train(
     options: RunConfig = RunConfig(),
     **more,  # fields of `options`: workers=0, device="cpu"
 ) -> dict:  # run, step, steps done now, seconds, losses, metrics, history (all rows of the log)
-    "Train into the folder `run`, under torchrun together. Raises `SmprError`, and `Stopped` after a signal."
-    began, run, options = time.monotonic(), Path(run), replace(options, **more)
+    """Train into the folder `run`, under torchrun together. Raises `SmprError`, and `Stopped` after a signal.
+
+        mine, held = smpr.load_set("train", "train.json"), smpr.load_set("val", "val.json")
+        smpr.train(smpr.small_config(), mine, "runs/mine", held, start="rendered", minutes=30)
+        net = smpr.load_run("runs/mine")
+
+    Called again with the same folder it goes on where it stopped. `small_config(steps=2000, batch=8)` has
+    the sizes of the shipped networks, `smpr.Config()` those of the paper."""
+    began, run, options = time.monotonic(), Path(run), change_all(options, more)
     source = train_set if isinstance(train_set, Source) else Source(train_set)
-    if val_set is not None:
-        check_truth(val_set)
-        set_order(source.poses.skeleton, val_set)
-    if options.progress and rank_world()[0] == 0:
-        skips = "; ".join(f"{why}: {len(ids)}" for why, ids in skipped_people(source.poses).items())
-        print(f"training skips: {skips or 'nobody'} (skipped.json in {run} lists them)", file=sys.stderr)
-    if config.data.flip and not source.poses.skeleton.flip_pairs and rank_world()[0] == 0:
-        said = "no two keypoint names say left and right, so mirrored pictures swap none"
-        print(f'training: {said}; if some should, list "flip_pairs" in the file\'s category', file=sys.stderr)
+    _look_before(source.poses, val_set, run, config, options)
     if isinstance(start, (str, Path)):
         start = fitting_weights(start, config, source.poses.skeleton)
     with processes(options.device) as place, StopSignals() as signals:
@@ -618,6 +679,8 @@ def train(
         if rank_world()[0] == 0:
             signals.enter_context(hold_folder(run))
         saved = open_run(run, config, source.poses, state, options.resume, options.new_data)
+        if saved and start and options.progress and rank_world()[0] == 0:
+            say(f"{run}: goes on from its own step {state.step}; start weights do not count")
         first, keeper = state.step, Keeper(run, state, config, source.poses, val_set, options, saved)
         with one_line_errors(state), closing(keeper.log.board) if keeper.log else nullcontext():
             model = wrap(state.net, options.compiled)

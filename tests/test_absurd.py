@@ -15,6 +15,8 @@ from smpr.settings import SmprError
 from smpr.training import fitting_weights
 from smpr.update import small_config
 
+# 10. unlucky surroundings: weights
+
 SHIPPED = shipped_weights()["rendered"]
 
 

@@ -1,16 +1,21 @@
 "What an error advises can be done: every flag and subcommand that a text of the package names exists."
 
 import ast
+import inspect
 import re
+import textwrap
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import smpr
 from smpr.cli import COMMANDS, MORE
 from smpr.config import flat
 from smpr.update import Config
+
+# 9. advice that can be followed
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(p for p in ROOT.glob("smpr/**/*.py") if p.name != "_modidx.py")
@@ -40,3 +45,14 @@ def test_flags_and_commands_that_texts_name_exist(path):
             assert flag.replace("_", "-") in known, text
         for command in re.findall(r"`smpr ([a-z]+)", text):
             assert command in COMMANDS, text
+
+
+@pytest.mark.parametrize("name", ("load_set", "evaluate", "train"))
+def test_help_shows_an_example_that_can_be_typed(name):
+    doc = inspect.getdoc(getattr(smpr, name))
+    code = textwrap.dedent("\n".join(line for line in doc.splitlines() if line.startswith("    ")))
+    calls = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Call)]
+    assert name in {n.func.attr for n in calls} and len(doc.splitlines()) > 4
+    for call in calls:
+        words = [k.arg for k in call.keywords]
+        inspect.signature(getattr(smpr, call.func.attr)).bind(*call.args, **dict.fromkeys(words))

@@ -724,6 +724,7 @@ def test_train_five_keypoints(smpr, photos):
         (["--model.backbone", "vgg"], "vgg"),
         (["--images", "photos"], "give both"),
         (["--val-images", "photos"], "give both"),
+        (["--eval-every", "1", "--steps", "1"], "--val-images"),
         (["--weights", "mine"], "mine"),
         (["--train.steps", "2.5"], "whole number"),
         (["--device", "cuda:99"], "cuda:99"),
@@ -820,13 +821,19 @@ def test_bad_settings(smpr, monkeypatch):
         ("--json", "weights"),
         ("--json", "new.json", "--results", "new.json"),
         ("--json", "run.sh"),
+        ("--json", "others.json"),
+        ("--results", "others.json"),
+        ("--results", "list.json"),
     ),
 )
 def test_eval_never_replaces_what_it_reads(outputs, smpr, weights, photos, truth, monkeypatch):
     Path("linked.json").hardlink_to(truth)
     Path("run.sh").write_text("ls")
+    write(Path("others.json"), coco(info={}))
+    write(Path("list.json"), ["what somebody wrote"])
     names = {"weights": weights, "photos/b.jpg": photos / "b.jpg", "truth.json": truth}
-    before = {path: path.read_bytes() for path in (*names.values(), Path("run.sh"))}
+    others = map(Path, ("run.sh", "others.json", "list.json"))
+    before = {path: path.read_bytes() for path in (*names.values(), *others)}
     words = [names.get(word, word) for word in outputs]
     files = ["--images", photos, "--annotations", truth, "--weights", weights]
     assert "choose another name" in smpr("eval", *files, *words, code=2)
@@ -842,3 +849,38 @@ def test_check_and_convert_never_replace_what_they_read(smpr, photos, truth):
     torch.save({"a": torch.zeros(1)}, "a.pth")
     assert "is read by" in smpr("convert", "a.pth", "./a.pth", "--kind", "resnet50_fpn", code=2)
     assert truth.read_bytes() == before and torch.load("a.pth", weights_only=True)
+
+
+def test_own_outputs_are_replaced_and_nobody_elses(smpr, weights, photos, truth):
+    files = ["--images", photos, "--annotations", truth]
+    for _ in range(2):
+        smpr("eval", *files, "--weights", weights, "--json", "numbers.json", "--results", "found.json")
+        smpr("data", "check", *files, "--report", "report.json")
+    for words in (
+        ["data", "check", *files, "--report", "numbers.json"],
+        ["convert", "a.pth", "photos/a.png", "--kind", "resnet50_fpn"],
+        ["export", weights, "theirs.onnx"],
+        ["export", weights, "theirs.pt2"],
+    ):
+        Path("a.pth").write_bytes(b"x")
+        for name in ("theirs.onnx", "theirs.pt2"):
+            Path(name).write_bytes(b"somebody's network")
+        before = {p: p.read_bytes() for p in (*Path().iterdir(), photos / "a.png") if p.is_file()}
+        assert "was not written by this command" in smpr(*words, code=2)
+        assert all(p.read_bytes() == content for p, content in before.items())
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    (
+        ("data coco --images x", "--images does not belong to `smpr data coco`"),
+        ("data coco --report x.json --check-only", "--report does not"),
+        ("data check --root x --images a --annotations b", "--root does not belong to `smpr data check`"),
+        ("data check --part val --images a --annotations b", "--part does not"),
+        ("eval --annotations a.json", "--images is missing"),
+        ("eval --images x --annotations a.json --image-info b.json", "--image_info does not go with"),
+        ("eval --images x --image-info b.json --results c.json --json d.json", "--json asks for numbers"),
+    ),
+)
+def test_no_flag_is_ignored(words, said, smpr):
+    assert said in smpr(*words.split(), code=2)

@@ -23,13 +23,16 @@ from trust.load import SMALL, TEST
 import smpr
 from smpr.checkpoints import save_weights
 from smpr.cli import main
+from smpr.command.check import check_set
 from smpr.command.coco_files import check_zip, fetch
 from smpr.command.media import Journal, name_drawings, write_results, write_video
 from smpr.config import SmprError, printable, to_dict
 from smpr.data import MOST_SCANS, load_set, read_image, read_json, set_hash, to_rgb
+from smpr.evaluation import check_truth, evaluate
 from smpr.model import SMPR
 from smpr.settings import atomic_write, hold_folder, load_settings
 from smpr.sources import as_rgb, each_picture, find_sources, is_one, is_video, kind_of, video_frames
+from smpr.training import find_checkpoint, read_log
 
 DATA = load_settings().data / "val"
 
@@ -112,6 +115,57 @@ def test_pictures_of_many_bits(white, kind, ending, photo, tmp_path):
     assert np.abs(found[..., 0].astype(int) - shades).max() <= 1 and (found[..., 0] == found[..., 2]).all()
 
 
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
+def test_floats_in_memory(kind, photo, model):
+    "From 0 to 1, as arrays and as tensors, grey and in colours; whatever else is refused with its range."
+    array = np.asarray(photo)
+    shares = (array / 255).astype(kind)
+    tensor = torch.from_numpy(shares).permute(2, 0, 1)
+    for picture in (shares, tensor, tensor.bfloat16() if kind == "f4" else tensor):
+        assert np.abs(as_rgb(picture).astype(int) - array).max() <= (
+            1 if picture is not tensor.bfloat16() else 2
+        )
+    assert np.array_equal(as_rgb(shares[..., 0])[..., 2], array[..., 0])
+    found, usual = (smpr.predict(model, picture) for picture in (shares, array))
+    assert np.array_equal(found.keypoints, usual.keypoints) and np.array_equal(found.image, array)
+    assert len(smpr.predict(model, np.stack([shares, shares]))) == 2
+    for wrong in (
+        shares * 254,
+        shares - 0.1,
+        np.full((9, 9), np.nan, kind),
+        -shares[..., 0],
+        np.full((9, 9), np.inf, kind),
+    ):
+        assert "floats from 0 to 1" in refusal(smpr.predict, model, wrong)
+    for wrong in (array.astype(np.uint16), array.astype(int), array > 9, array.astype(complex)):
+        assert "uint8 or floats" in refusal(smpr.predict, model, wrong)
+
+
+@pytest.mark.parametrize("turn, said", [(6, True), (8, True), (5, True), (3, False), (1, False)])
+def test_labels_of_turned_pictures(turn, said, photo, tmp_path, capsys):
+    "A record with the stored size: which way its labels were drawn nobody knows, so it is said."
+    note = Image.Exif()
+    note[0x0112] = turn
+    photo.save("a.jpg", exif=note)
+    k = [v for n in range(17) for v in (20 + 9 * n, 30 + 7 * n, 2)]
+    someone = {"id": 1, "image_id": 1, "keypoints": k, "area": 900.0, "bbox": [20, 30, 150, 120]}
+    image = {"id": 1, "file_name": "a.jpg", "width": photo.width, "height": photo.height}
+    Path("set.json").write_text(json.dumps({"images": [image], "annotations": [someone]}))
+    poses = load_set(".", "set.json")
+    report = check_set(Path(), Path("set.json"), progress=False)
+    assert report.problems == [] and ("drawn upright" in " ".join(report.notes)) == said
+    for call in (
+        lambda: check_truth(poses),
+        lambda: smpr.train(
+            smpr.small_config(1, 1), poses, tmp_path / "run", steps=1, workers=0, device="cpu"
+        ),
+        lambda: main(["eval", "--images", ".", "--annotations", "set.json", "--weights", "rendered"]),
+    ):
+        capsys.readouterr()
+        call()
+        assert ("set.json: 1 pictures (the first is ['a.jpg']) are turned" in capsys.readouterr().err) == said
+
+
 @pytest.mark.parametrize("value", [-1, 1e6, np.nan, np.inf])
 def test_pictures_without_a_known_white(value, model, predict, tmp_path):
     picture = Image.fromarray(np.array([[0.5, value]], np.float32))
@@ -135,6 +189,11 @@ def test_postscript_starts_no_program(model, predict):
     for name, head in (("holiday.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n"), ("icon.png", b"\0\0\1\0\1\0")):
         Path(name).write_bytes(head + bytes(200))
         assert name in refusal(smpr.predict, model, name) and name in predict(name, code=2)
+    Path("a.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    Image.new("RGB", (32, 32)).save("a.ico")
+    for name in ("a.eps", "a.ico"):  # also of a picture that the caller has opened, not yet decoded
+        assert "is not read here" in refusal(smpr.predict, model, Image.open(name))
+    assert smpr.predict(model, Image.open("a.ico").convert("RGB")).image.shape == (32, 32, 3)
 
 
 def test_scans_without_end(photo):
@@ -614,6 +673,37 @@ def test_python_calls_print_any_name(photo, model):
     assert (
         printable("a\u200bb\x07\r") == "a\\u200bb\\x07\\r" and printable("\u00fc \u5199") == "\u00fc \u5199"
     )
+
+
+def test_notes_never_steer_the_terminal(photo, tmp_path, capfd, monkeypatch):
+    "What categories, files and run folders are called is said with escapes, from Python and by the command."
+    photo.save("a.png")
+    red = "\x1b[31mred\x1b[2J\u202e"
+    k = [v for n in range(17) for v in (20 + 9 * n, 30 + 7 * n, 2)]
+    someone = {"image_id": 1, "keypoints": k, "area": 900.0, "bbox": [20, 30, 150, 120]}
+    data = {"images": [{"id": 1, "file_name": "a.png", "width": photo.width, "height": photo.height}]}
+    data["annotations"] = [
+        someone | {"id": 1, "category_id": 4},
+        {"id": 2, "image_id": 1, "category_id": red},
+    ]
+    names = {"keypoints": [f"{red} {n}" for n in range(17)], "sigmas": [0.05] * 17}
+    data["categories"] = [{"id": 4, "name": f"man {red}"} | names, {"id": red, "name": red}]
+    file = Path(f"{red}.json")
+    file.write_text(json.dumps(data))
+    run = tmp_path / red
+    poses = load_set(".", file)
+    smpr.train(smpr.small_config(1, 1), poses, run, start="rendered", steps=1, workers=0, device="cpu")
+    (run / "log.jsonl").write_text("{\n")
+    read_log(run)
+    (run / "last" / "state.json").write_text("{}")
+    find_checkpoint(run / "last")
+    evaluate(poses, [{"image_id": 1, "score": 1, "keypoints": k, "category_id": i} for i in (4, red)])
+    place = ["--images", ".", "--annotations", str(file)]
+    assert main(["data", "check", *place]) == 0
+    monkeypatch.setenv("SMPR_RUNS", red)
+    assert main(["info"]) == 0
+    out, err = capfd.readouterr()
+    assert "\x1b" not in out + err and "\u202e" not in out + err and err.count("\\x1b[31mred") > 5
 
 
 def test_a_set_with_names_of_any_bytes(photo, capfd):

@@ -1,4 +1,4 @@
-"A run folder knows what it learned from and keeps what can be read of its log."
+"A run folder knows what it learned from, keeps what can be read of its log, and is weights."
 
 import json
 import multiprocessing
@@ -14,11 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smpr.cli import main
+import smpr.deploy.export
+from smpr.cli import main, open_network
 from smpr.data import load_set
-from smpr.settings import SmprError, atomic_write, hold_folder, load_settings
-from smpr.training import data_digest, read_log, train
+from smpr.inference import load, predict
+from smpr.settings import SmprError, atomic_write, file_digest, hold_folder, load_settings
+from smpr.training import data_digest, fitting_weights, load_run, read_log, run_weights, train, weights_file
 from smpr.update import small_config
+
+# 10. unlucky surroundings: run folders
 
 QUIET = dict(workers=0, device="cpu", progress=False, sheets=False)
 
@@ -142,3 +146,58 @@ def test_a_stream_is_written_as_one(tmp_path):
         text=True,
     )
     assert done.stdout == "out" and not done.stderr and Path("/dev/null").is_char_device()
+
+
+def test_a_run_folder_is_weights_everywhere(begun, tmp_path, monkeypatch, capsys):
+    "For predict, eval, export, start weights; a shipped name stays what it is beside a folder of its name."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SMPR_DEVICE", "cpu")
+    (tmp_path / "rendered").mkdir()
+    place = load_settings().data / "val"
+    few = json.loads((place / "person_keypoints.json").read_text())
+    busy = max(few["annotations"], key=lambda a: a["num_keypoints"])["image_id"]
+    few["images"] = [image for image in few["images"] if image["id"] == busy]
+    few["annotations"] = [a for a in few["annotations"] if a["image_id"] == busy]
+    picture = place / "images" / few["images"][0]["file_name"]
+    (tmp_path / "few.json").write_text(json.dumps(few))
+    net, exported = load_run(begun), []
+    monkeypatch.setattr(smpr.deploy.export, "export_network", lambda net, out: exported.append(net) or 1 / 0)
+    assert main(["predict", str(picture), "--weights", str(begun), "--out", "drawn"]) == 0
+    found, journal = (Path(f"drawn/results.{kind}").read_text() for kind in ("json", "jsonl"))
+    scores = [e["score"] for e in json.loads(found)]
+    assert scores == [e["score"] for e in predict(net, picture).to_coco(0)]
+    assert json.loads(journal.splitlines()[0])["weights"] == file_digest(run_weights(begun))
+    files = ["--images", str(place / "images"), "--annotations", "few.json"]
+    assert main(["eval", *files, "--weights", str(begun)]) == 0
+    with pytest.raises(ZeroDivisionError):
+        main(["export", str(begun), "net.onnx"])
+    assert exported[0].test == net.test and exported[0].config == net.config
+    own = fitting_weights(begun, tiny(), people().skeleton)
+    assert own.keys() == net.state_dict().keys() and "at random" not in capsys.readouterr().err
+    assert weights_file("rendered") == "rendered" and open_network("rendered", "cpu").card
+    for call, said in (
+        (lambda: load(begun), "smpr.load_run"),
+        (lambda: open_network(str(tmp_path), "cpu"), "holds no checkpoint"),
+        (lambda: fitting_weights(tmp_path, tiny(), people().skeleton), "holds no checkpoint"),
+    ):
+        with pytest.raises(SmprError, match=said):
+            call()
+
+
+def test_start_weights_of_a_run_that_goes_on(begun, tmp_path, capsys):
+    run = Path(shutil.copytree(begun, tmp_path / "run"))
+    train(tiny(), people(), run, None, "rendered", **QUIET | {"progress": True})
+    assert "goes on from its own step 1; start weights do not count" in capsys.readouterr().err
+
+
+def test_a_folder_with_files_of_others_is_no_run_folder(tmp_path):
+    run = tmp_path / "run"
+    for name in ("config.json", "log.jsonl", "skipped.json"):
+        (tmp_path / name).write_text('{"name": "my site"}')
+        with pytest.raises(SmprError, match=f"{name}: is there, and no training wrote it"):
+            train(tiny(), people(), tmp_path, steps=1, **QUIET)
+        assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, '{"name": "my site"}')]
+        (tmp_path / name).unlink()
+    train(tiny(), people(), run, steps=1, **QUIET)
+    shutil.rmtree(run / "last")  # cut before its first checkpoint: a run of ours, begun again
+    assert train(tiny(), people(), run, steps=1, **QUIET)["steps"] == 1

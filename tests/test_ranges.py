@@ -3,15 +3,19 @@ picture is read."""
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from smpr.beyond.real_people import fit_steps, join_sets, split_dev
+from smpr.cli import main
 from smpr.data import load_set
 from smpr.evaluation import detect_set
 from smpr.inference import TestConfig, load, predict, usual_batch
 from smpr.settings import SmprError, load_settings
 from smpr.structures import Result
-from smpr.training import RunConfig
+from smpr.training import RunConfig, train
 from smpr.update import small_config
+
+# 8. values out of range
 
 GRAY = np.full((48, 64, 3), 90, np.uint8)
 
@@ -65,8 +69,21 @@ def test_other_calls(net, people):
         (lambda: join_sets([people, people], [1, 1e9]), "from 0 to 100"),
         (lambda: fit_steps(small_config(), people, -5), "minutes is -5"),
         (lambda: RunConfig(steps=0), "RunConfig.steps is 0"),
+        (lambda: train(small_config(), people, "run", eval_every=5), "nothing to measure on"),
         (lambda: RunConfig(minutes=10**400), "RunConfig.minutes is 1000"),
     ):
         with pytest.raises(SmprError) as e:
             call()
         assert said in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("side, far", ((30, True), (59, True), (60, False), (96, False), (240, False)))
+def test_sizes_far_from_the_usual_are_said(net, side, far, tmp_path, capsys):
+    "Poses of a picture of 30 px are nothing to go by; from Python and from the command."
+    Image.fromarray(GRAY).save(tmp_path / "a.png")
+    predict(net, GRAY, scales=(side,))
+    said = capsys.readouterr().err
+    words = ["predict", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--scales", str(side)]
+    assert main([*words, "--weights", "rendered", "--device", "cpu"]) == 0
+    for err in (said, capsys.readouterr().err):
+        assert (f"{side} px are far from the 240 px" in err) == far

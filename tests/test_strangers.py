@@ -107,7 +107,7 @@ def refusal(call, *args, **more) -> str:
     return str(e.value)
 
 
-# Which category is a person.
+# 1. which category is a person
 
 
 def test_a_person_of_category_2(document, model, found, tmp_path, capsys):
@@ -211,7 +211,7 @@ def test_nobody_of_the_peoples_category_is_said(document):
         assert person_category({"categories": categories}) == {}
 
 
-# Ids and bytes as other programs write them.
+# 9. ids, numbers and bytes as other programs write them: nothing to mend
 
 
 @pytest.mark.parametrize(
@@ -246,6 +246,73 @@ def test_null_is_not_given(document, field):
         assert np.array_equal(a.keypoints, b.keypoints) and np.array_equal(a.crowd, b.crowd)
 
 
+@pytest.mark.parametrize("part, field", [("annotations", "num_keypoints"), ("annotations", "iscrowd")])
+def test_whole_numbers_as_floats(document, part, field, tmp_path, capsys):
+    "15.0 is 15, for many programs know floats only; 15.5 is refused by name."
+    told = document | {part: [entry | {field: float(entry[field])} for entry in document[part]]}
+    assert evaluate(told, truth_results(document)) == evaluate(document, truth_results(document))
+    path = write(tmp_path, told)
+    assert check_set(DATA / "images", path, progress=False).problems == []
+    for value in (15.5, "15", [15], float("nan")):
+        told[part][0] = told[part][0] | {field: value}
+        assert field in refusal(load_set, DATA / "images", told)
+        place = ("--images", DATA / "images", "--annotations", write(tmp_path, told))
+        code, _, err = run(capsys, "data", "check", *place)
+        assert code == 2 and field in err
+
+
+def test_sizes_as_floats(document):
+    images = [i | {"width": float(i["width"]), "height": float(i["height"])} for i in document["images"]]
+    poses = load_set(DATA / "images", document | {"images": images})
+    assert {type(side) for r in poses.records for side in r.size} == {int}
+
+
+def test_one_of_two_files(document, tmp_path, capsys):
+    "Pictures without annotations, or the other way round: in Python, in the notebook of a run, as flags."
+    path, given = write(tmp_path, document), {"load_set": load_set}
+    book = json.loads((Path(__file__).parent.parent / "nbs/ablations/run.ipynb").read_text())
+    cell = next("".join(c["source"]) for c in book["cells"] if "def given(" in "".join(c["source"]))
+    exec(cell.partition("options =")[0], given)  # as papermill runs it
+    assert given["given"](None, None) is None and len(given["given"](str(DATA / "images"), str(path))) == 4
+    for images, annotations in ((DATA, None), (None, path), ("", path), (str(DATA), "")):
+        for call in (load_set, given["given"]):
+            said = refusal(call, images, annotations)
+            assert "give both" in said and f"'{annotations}'" in said
+    for flag in ("--images", "--annotations", "--val-images", "--val-annotations"):
+        code, _, err = run(capsys, "train", "--run", tmp_path / "run", flag, path)
+        assert code == 2 and "give both" in err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "more",
+    ({}, {"segmentation": None, "caption": "x"}, {"category_id": "1", "id": 7}, {"bbox": [1, 2, 30, 40]}),
+)
+def test_results_of_any_program(document, more, tmp_path, capsys):
+    "Measured by `smpr eval --results-in` as by Python, without pictures or a network."
+    path, theirs = write(tmp_path, document), tmp_path / "theirs.json"
+    half = truth_results(document, **more)[::2]
+    theirs.write_text(json.dumps(half))
+    place = ("--annotations", path, "--results-in", theirs)
+    for _ in range(2):  # its own numbers are replaced
+        code, out, _ = run(capsys, "eval", *place, "--json", tmp_path / "numbers.json")
+        numbers = evaluate(path, half)
+        assert code == 0 and f"AP    {numbers['AP']:.4f}" in out and 0 < numbers["AR"] < 1
+    wrote = json.loads((tmp_path / "numbers.json").read_text())
+    assert wrote == numbers | {"pictures": 4, "results": str(theirs)}
+    for flags, said in (
+        (["--flip"], "flip"),
+        (["--scales", "240"], "scales"),
+        (["--results", "x"], "results"),
+    ):
+        code, _, err = run(capsys, "eval", *place, *flags)
+        assert code == 2 and f"--{said} asks for a network" in err
+    code, _, err = run(capsys, "eval", *place, "--json", theirs)
+    assert code == 2 and "is read by this call" in err and json.loads(theirs.read_text()) == half
+    theirs.write_text(json.dumps([half[0] | {"image_id": 10**6}]))
+    code, _, err = run(capsys, "eval", *place)
+    assert code == 2 and "theirs.json: entry 0" in err
+
+
 @pytest.mark.parametrize("encoding", ("utf-8-sig", "utf-16", "utf-16-le", "utf-32"))
 def test_byte_order_marks(tmp_path, encoding):
     path = tmp_path / "set.json"
@@ -253,7 +320,40 @@ def test_byte_order_marks(tmp_path, encoding):
     assert read_json(path) == {"name": "Käfer"}
 
 
-# Sides.
+@pytest.mark.parametrize("way", (iter, tuple, lambda found: (r for r in found), lambda found: found[::-1]))
+def test_results_in_any_form(document, found, way):
+    "A stream of results can be read only once, and counts as the list does."
+    entries = [e for r, image in zip(found, document["images"]) for e in r.to_coco(image["id"])]
+    usual = evaluate(document, found)
+    assert usual["AP"] > 0.1 and evaluate(document, way(found)) == evaluate(document, way(entries)) == usual
+
+
+def test_things_that_are_no_results_no_set_and_no_network(document, found, model, tmp_path):
+    "Python's own slips: one result instead of many is one; the rest is refused in a line."
+    one = evaluate(document, found[0])
+    assert one == evaluate(document, [found[0]])
+    poses = load_set(DATA / "images", document)
+    for call, said in (
+        (lambda: evaluate(document, None), "no list of entries"),
+        (lambda: evaluate(document, 5), "no list of entries"),
+        (lambda: evaluate(document, {"results": []}), "no list of entries"),
+        (lambda: evaluate(None, found), "give both"),
+        (lambda: detect_set(model, "photos"), "smpr.load_set"),
+        (lambda: train(small_config(), "photos", tmp_path), "smpr.load_set"),
+        (lambda: train(small_config(), poses, tmp_path, "val.json"), "val_set is 'val.json'"),
+        (lambda: train(None, poses, tmp_path), "smpr.small_config()"),
+        (lambda: train(small_config(), poses, tmp_path, speed=1), "no option 'speed'"),
+        (lambda: smpr.load(None), "None: no such weights"),
+        (lambda: smpr.predict(model, b"JFIF"), "is no picture"),
+        (lambda: smpr.predict(model, {"a": 1}), "is no picture"),
+        (lambda: smpr.predict(model, True), "is no picture"),
+        (lambda: smpr.predict(model, -1), "is no picture"),
+    ):
+        assert said in refusal(call)
+    assert not list(tmp_path.iterdir())
+
+
+# 2. sides
 
 SPELLINGS = {
     "L_Eye": ("L_Eye", "R_Eye"),
@@ -301,7 +401,7 @@ def test_letters_that_mean_no_side(names):
     assert flip_pairs_from_names(names) == ()
 
 
-# Order and names of keypoints.
+# 3. order and names of keypoints
 
 
 def test_another_order_is_measured_alike(document, model, found, tmp_path, capsys):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from smpr.cli import main
+from smpr.cli import Train, main, open_network, scheduled
 from smpr.config import from_dict
 from smpr.data import load_set
 from smpr.evaluation import METRICS, evaluate
@@ -371,3 +371,40 @@ def test_one_step_is_found_in_few_calls(tmp_path, monkeypatch):
     (path,) = stacks
     assert [name for _, name in path][-2:] == ["train", "train_step"] and len(path) + 1 <= 6, path
     assert len({module for module, _ in path}) <= 10, path
+
+
+STATES = {
+    "no number": {"step": "four"},
+    "before the first": {"step": -1},
+    "none": {"step": None},
+    "beyond all": {"step": 10**400},
+    "best": {"best": "good"},
+    "rows": {"log_rows": -3},
+    "pending": {"pending": 7},
+    "pending rows": {"pending": [7]},
+    "pending texts": {"pending": [{"total": "low"}]},
+    "time": {"spent": "long"},
+    "average": {"ema_updates": None},
+    "no configuration": {"config": None},
+    "a list": {"config": []},
+    "a network": {"config": {"model": 5}},
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_a_state_made_by_hand(case, uncut, tmp_path, monkeypatch):
+    "Well sealed, and no state of a training: one line, from Python and from the command."
+    run = Path(shutil.copytree(uncut[0], tmp_path / "run"))
+    for part in (p for p in run.iterdir() if (p / "state.json").is_file()):
+        saved = json.loads((part / "state.json").read_text())
+        saved = {k: v for k, v in saved.items() if k not in ("files", "digest")} | STATES[case]
+        (part / "state.json").write_text(json.dumps(seal(part, saved)))
+    calls = [lambda: train(tiny(), people("train", 10), run, **QUIET)]
+    if "config" in STATES[case]:
+        real = Train(preset="real-cpu", minutes=1)
+        calls += [lambda: load_run(run), lambda: open_network(str(run), "cpu")]
+        calls += [lambda: scheduled(real, tiny(), run, None, None, "cpu", 0)]
+    for call in calls:
+        with pytest.raises(SmprError) as e:
+            call()
+        assert str(run) in str(e.value) and "\n" not in str(e.value)

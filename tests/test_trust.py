@@ -1,6 +1,7 @@
 """Kill it, feed it garbage, load a hostile file: the fast part of `make trust`. Every test here fails when
 its guard is taken away (trust/guards.py)."""
 
+import ast
 import json
 import os
 import pkgutil
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from trust import agreement, hostile, inputs
+from trust import agreement, hostile, inputs, kinds
 from trust.guards import GUARDS, Put
 from trust.kills import Kill, kill_and_resume, mini, people
 from trust.load import predict_many
@@ -458,6 +459,17 @@ def test_every_guard_is_there():
         if isinstance(guard.remove, Put):
             assert pkgutil.resolve_name(f"smpr.{guard.remove.place}") is not None
         assert guard.notices in globals()
+
+
+def test_every_kind_is_counted():
+    "Each of the ten has several tests, and each test of these files belongs to one."
+    found = [
+        kinds.kind_at(path, node.lineno)
+        for path in kinds.FILES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    assert set(found) == set(kinds.KINDS) and min(map(found.count, kinds.KINDS)) >= 3
 
 
 # 6. many pictures

@@ -20,6 +20,7 @@ from smpr.training import train
 from smpr.update import small_config
 
 PEOPLE = load_settings().data / "val"
+ROW = [10, 5, 2] * 17
 
 
 def sound() -> dict:
@@ -93,6 +94,8 @@ def corners(a):
     a["bbox"] = [x + 200, y + 150, x + 200 + w, y + 150 + h]
 
 
+# 4. truth that cannot be measured
+
 FLAWED = {
     "no area": (without("area"), "no area"),
     "area 0": (everybody(area=0), "no area"),
@@ -146,7 +149,12 @@ def test_every_way_to_measure_says_it(flawed, tmp_path, monkeypatch, capsys):
     assert main(["eval", *files, "--weights", "rendered"]) == 2
     assert said in capsys.readouterr().err
     report = check_set(PEOPLE / "images", path, poses.skeleton, progress=False)
-    assert said in " ".join(report.problems)
+    assert said in " ".join(report.problems + report.notes)
+    trainable = any(r.trainable.any() for r in poses.records)  # then it may be a set for training only
+    assert report.notes and (report.problems == []) == trainable
+    assert main(["data", "check", *files]) == (0 if trainable else 2)
+    out, err = capsys.readouterr()
+    assert said in err and json.loads(out)["notes"] == report.notes
 
 
 def test_counts_are_of_people(tmp_path):
@@ -171,6 +179,21 @@ def test_sound_truth_has_no_errors_and_optional_fields_stay_optional():
     data = sound()
     data["annotations"].append(line | {"id": 10**6, "area": 0, "bbox": [5, 5, 1.03, 0]})  # COCO has such
     assert list(truth_errors(load_set(PEOPLE / "images", data))) == []
+
+
+def test_a_set_that_is_only_measured(tmp_path, capsys):
+    "Nobody to train on is a note: pictures without people, and people in one row, are measured."
+    for change in (
+        lambda people: people.clear(),
+        labelled(lambda a: a["keypoints"].__setitem__(slice(None), ROW)),
+    ):
+        data = sound()
+        change(data["annotations"])
+        (tmp_path / "only.json").write_text(json.dumps(data))
+        files = ["--images", str(PEOPLE / "images"), "--annotations", str(tmp_path / "only.json")]
+        assert main(["data", "check", *files]) == 0
+        out, err = capsys.readouterr()
+        assert "smpr: note: " in err and "not to be trained on" in err and json.loads(out)["hash"]
 
 
 def test_nobody_to_measure_ends_a_training_before_it_begins(tmp_path):

@@ -21,6 +21,7 @@ from smpr.data import (
     read_picture,
     read_records,
     skipped_people,
+    turned_note,
 )
 from ..evaluation import truth_errors
 from ..settings import SmprError
@@ -31,9 +32,8 @@ from ..skeleton import COCO17, Skeleton
 class SetReport:
     "What `check_set` found."
 
-    problems: list[str] = field(
-        default_factory=list
-    )  # one line each; a training or a measurement would stop there
+    problems: list[str] = field(default_factory=list)  # one line each; whoever uses the set stops there
+    notes: list[str] = field(default_factory=list)  # what only a measurement, or only a training, refuses
     counts: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, list] = field(default_factory=dict)  # as `skipped_people` lists them
     people: dict = field(default_factory=dict)  # their category, its keypoints, and what a mirror swaps
@@ -65,9 +65,9 @@ def check_set(
     hide = None if progress else True  # None: only where nobody watches
     bar = tqdm(records, desc="checking", unit=" pictures", disable=hide, mininterval=2)
     readable = sum(report.add(read_picture, poses, r) is not None for r in bar)
-    report.problems += [f"{annotations}: not to be measured: {wrong}" for wrong in truth_errors(poses)]
     report.skipped = skipped_people(poses)
     left = sum(len(ids) for why, ids in report.skipped.items() if not why.startswith("picture"))
+    _judge(report, poses, left < total)
     report.counts = {
         "pictures": len(records),
         "readable": readable,
@@ -92,12 +92,24 @@ def _describe(report: SetReport, data, source: str, category: str | None) -> int
     except SmprError as e:
         report.problems.append(f"{source}: {e}")
         names = person.get("keypoints")
-        return len(names) if isinstance(names, list) else COCO17.K
+        return len(names) if isinstance(names, list) and len(names) <= 1000 else COCO17.K
     pairs = [f"{found.names[a]} / {found.names[b]}" for a, b in found.flip_pairs]
     report.people = {"category": person.get("name", "person"), "id": person.get("id", 1)}
     report.people |= {"keypoints": found.K, "left / right": pairs or "no two names say left and right"}
     report.people["no side"] = [name for name, side in zip(found.names, found.sides) if not side]
     return found.K
+
+
+def _judge(report: SetReport, poses: PoseSet, trainable: bool) -> None:
+    "What the set cannot be used for: a note when training or measuring remains, else a problem."
+    report.notes += [f"{poses.annotations}: {note}" for note in [turned_note(poses)] if note]
+    flaws = [f"{poses.annotations}: not to be measured: {wrong}" for wrong in truth_errors(poses)]
+    if not trainable and not report.problems:
+        report.notes.append(f"{poses.annotations}: not to be trained on: nobody has what training needs")
+    if not trainable:
+        report.problems += flaws
+    else:
+        report.notes += [f"{flaw} (training takes the set as it is)" for flaw in flaws]
 
 
 def _outside(keypoints: np.ndarray, size: tuple[int, int]) -> int:

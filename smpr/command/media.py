@@ -10,7 +10,6 @@ __all__ = ['RESERVED', 'TICKS', 'LARGEST', 'alike', 'place_of', 'free_name', 'na
 import contextlib
 import json
 import os
-import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from ..config import printable
+from ..config import printable, say
 from ..inference import TestConfig, predict_pictures
 from ..model import SMPR
 from ..settings import SmprError, atomic_write, sync_path, whole_file
@@ -181,7 +180,7 @@ class Journal:
             raise SmprError(f"{self.path}: {said}; choose another --out, or --fresh to do all again")
         if lost and not fresh:
             said = f"{self.path}: {lost} lines cannot be read; their pictures are done again"
-            print(printable(f"smpr: {said}"), file=sys.stderr)
+            say(f"smpr: {said}")
         return owners
 
     def _remember(self, entry: dict) -> None:

@@ -125,7 +125,11 @@ def convert_checkpoint(path: str | Path, out: str | Path, kind: CheckpointKind) 
     "Turn a published .pth or .safetensors into a weights file of ours. Raises `SmprError` for a misfit."
     if kind not in tuple(CheckpointKind):
         raise SmprError(f"kind {kind!r} is unknown; choose one of {', '.join(CheckpointKind)}")
-    state = convert_state_dict(read_published(path), kind)
+    published = read_published(path)
+    try:
+        state = convert_state_dict(published, kind)
+    except SmprError as e:
+        raise SmprError(f"{path}: as {e}") from None
     net = SMPR(published_config(kind))
     net.load_state_dict(state, strict=False)  # complete but for batch counters, which old checkpoints lack
     return save_weights(net, out, {"converted_from": Path(path).name, "kind": str(kind)})

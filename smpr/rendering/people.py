@@ -539,7 +539,7 @@ def _known(out: Path, recipe: bytes) -> dict[int, list]:
     "Annotations of the pictures that are there already. Raises SmprError when they were made in another way."
     file, how = out / "person_keypoints.json", out / "recipe.json"
     made = how.read_bytes() if how.exists() else b""
-    if made != recipe and (made or file.exists()):
+    if made != recipe and (made or file.exists() or any((out / "images").glob("*"))):
         raise SmprError(f"{how}: made with another seed or settings; remove the set or choose another folder")
     try:
         content = json.loads(file.read_text()) if file.exists() else {"images": [], "annotations": []}

@@ -20,7 +20,7 @@ import smpr
 from smpr.experiments.records import environment
 from smpr.experiments.runner import code_fingerprint, notebook
 from smpr.settings import SmprError, atomic_write, load_settings
-from trust import agreement, guards, hostile, inputs, kills, load
+from trust import agreement, guards, hostile, inputs, kills, kinds, load
 
 
 def all_guards(folder: Path, jobs: int) -> dict:
@@ -75,6 +75,7 @@ def sections(a: argparse.Namespace) -> dict[str, Callable[[Path], dict]]:
             | {"poses": agreement.compare_poses(), "bounds": agreement.BOUNDS}
         ),
         "hostile": lambda d: hostile.try_hostile(),
+        "kinds": kinds.try_kinds,
         "concurrency": load.two_calls,
         "guards": lambda d: all_guards(d, a.jobs),
     }
