@@ -24,14 +24,16 @@ import smpr.peers.point_set_anchors as psa
 import smpr.peers.spm as spm
 from smpr.assignment import assign_regions
 from smpr.evaluation import METRICS, check_results
-from smpr.experiments.rows import make_scale
-from smpr.inference import DecodeConfig
+from smpr.experiments.rows import RunOptions, make_scale
+from smpr.inference import DecodeConfig, TestConfig
 from smpr.model import ModelConfig
 from smpr.peers.interface import Rival, Smpr, method_losses, run_method, scene_batch
+from smpr.peers.six_ways import RIVALS, run_rival
 from smpr.representation import level_locations, level_sizes
 from smpr.skeleton import COCO17, Skeleton
 from smpr.structures import People
 from smpr.update import small_config
+from smpr.world.people import drawn_set
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "tests/data/golden_peers"
@@ -637,3 +639,16 @@ def test_a_run_leaves_a_record(method, tmp_path, monkeypatch):
     check_results(run.findings.results, 17)
     again = run_method("t", "rival", method, scale)
     assert again.record["metrics"] == run.record["metrics"] and again.record["log"] == run.record["log"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_on_drawn_people(name, tmp_path, monkeypatch):
+    "Other keypoints, small square pictures, whole pictures instead of kept features: two steps each."
+    monkeypatch.setenv("SMPR_RUNS", str(tmp_path))
+    few, smoke = drawn_set(tmp_path, 12), make_scale("smoke")
+    config = replace(CONFIG, data=replace(CONFIG.data, short=96, long=96), test=TestConfig(short=96, long=96))
+    scale = replace(smoke, frozen_features=False, start=None, config=config)
+    run = run_rival("t", name, scale, config=config, options=RunOptions(train_set=few, val_set=few))
+    assert run.record["row"] == name and run.record["steps"] == 2 and run.net.skeleton.K == few.skeleton.K
+    check_results(run.findings.results, few.skeleton.K)
