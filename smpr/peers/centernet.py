@@ -258,8 +258,6 @@ class CenterNet(Method):
     def select(
         self, net: Rival, found: Candidates, config: DecodeConfig, quality: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        "No suppression but the peaks: the best stay."
-        quality = found.confidence if quality is None else quality
-        scores, order = quality.sort(descending=True, stable=True)
-        likely = found.person[order] > config.score_threshold
-        return order[likely][: config.keep], scores[likely][: config.keep]
+        "No suppression but the peaks, no threshold: the best stay (published code)."
+        scores, order = (found.confidence if quality is None else quality).sort(descending=True, stable=True)
+        return order[: config.keep], scores[: config.keep]
