@@ -1130,6 +1130,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'smpr.training._log_state': ('training.html#_log_state', 'smpr/training.py'),
                                'smpr.training._look_before': ('training.html#_look_before', 'smpr/training.py'),
                                'smpr.training.averaged': ('training.html#averaged', 'smpr/training.py'),
+                               'smpr.training.below_a_cell': ('training.html#below_a_cell', 'smpr/training.py'),
                                'smpr.training.check_seal': ('training.html#check_seal', 'smpr/training.py'),
                                'smpr.training.data_digest': ('training.html#data_digest', 'smpr/training.py'),
                                'smpr.training.find_checkpoint': ('training.html#find_checkpoint', 'smpr/training.py'),

@@ -468,7 +468,7 @@ def turned_note(poses: PoseSet, most: int | None = None) -> str:
             if im.size == (r.width, r.height) and r.width != r.height and im.getexif().get(0x0112, 1) > 4:
                 found.append(r.file)
     said = f"{len(found)} pictures (the first is {found[:1]}) are turned by EXIF, their records give the size"
-    said = f"{said} stored, so their labels count as drawn on them unturned"
+    said = f"{said} as stored, so their labels count as drawn on them unturned"
     return f"{said}; where they were drawn upright, exchange width and height" if found else ""
 
 

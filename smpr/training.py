@@ -7,7 +7,7 @@ __all__ = ['pack_optimizer', 'unpack_optimizer', 'seal', 'check_seal', 'write_st
            'load_checkpoint', 'run_weights', 'weights_file', 'saved_config', 'load_run', 'peak_memory', 'NoBoard',
            'open_board', 'RunLog', 'read_log', 'averaged', 'measure', 'pose_sheet', 'data_digest', 'find_run',
            'open_run', 'RunConfig', 'Keeper', 'step_batches', 'Source', 'Stopped', 'StopSignals', 'one_line_errors',
-           'keypoint_tensors', 'in_order', 'state_by_name', 'fitting_weights', 'train']
+           'keypoint_tensors', 'in_order', 'state_by_name', 'fitting_weights', 'below_a_cell', 'train']
 
 # %% ../nbs/14_training.ipynb #1c1c2780
 # Shapes: N images, P locations, K keypoints.
@@ -53,13 +53,14 @@ from smpr.config import (
     say,
     to_dict,
 )
-from .data import PoseSet, read_image, read_picture, skipped_people, turned_note
+from .data import PoseSet, read_image, read_picture, resize_factor, skipped_people, turned_note
 from .evaluation import check_truth, detect_set, evaluate, set_order
 from .fuse import fold_norms
 from .inference import TestConfig, find_poses, load, shipped_weights
 from .model import SMPR, ModelConfig
 from .settings import SmprError, atomic_write, begins, file_digest, hold_folder, need, sync_path
 from .skeleton import Skeleton, draw_poses, keypoint_order
+from .structures import pose_boxes
 from .update import BadNumbers, Config, TrainState, keep_bad_step, make_state, train_step, wrap
 
 # %% ../nbs/14_training.ipynb #483a901f
@@ -623,6 +624,17 @@ def fitting_weights(weights: str | Path, config: Config, skeleton: Skeleton) -> 
     return fit
 
 # %% ../nbs/14_training.ipynb #d862d17a
+def below_a_cell(poses: PoseSet, config: Config) -> tuple[int, int]:
+    "How many trainable people are always smaller than a cell of the finest level, and how many there are."
+    short, zoom = max(config.data.short_range or (config.data.short,)), max(config.data.zoom or (1,))
+    small = many = 0
+    for r in poses.records:
+        x1, y1, x2, y2 = pose_boxes(r.keypoints[r.trainable]).T
+        side = np.maximum(x2 - x1, y2 - y1) * zoom * resize_factor(r.size, short, config.data.long)
+        small, many = small + int((side < min(config.model.strides)).sum()), many + len(side)
+    return small, many
+
+
 def _look_before(
     poses: PoseSet, val_set: PoseSet | None, run: Path, config: Config, options: RunConfig
 ) -> None:
@@ -637,8 +649,15 @@ def _look_before(
     elif options.eval_every:
         said = f"eval_every is {options.eval_every} and there is nothing to measure on; give a validation set"
         raise SmprError(f"{said} (val_set; --val-images, --val-annotations), or leave it out")
+    small, many = below_a_cell(poses, config)
+    said = f"are smaller than {min(config.model.strides)} px, a cell of the finest level, at data.short "
+    said = f"{small} of {many} people {said}{config.data.short}, and teach the network little"
+    if many and small == many:
+        raise SmprError(f"{poses.annotations}: {said}; give larger pictures or a larger data.short")
     if rank_world()[0]:
         return
+    if small and options.progress:
+        say(f"{poses.annotations}: {said}")
     if note := turned_note(poses, 100):  # enough to tell what a set's labels were drawn on
         say(f"{poses.annotations}: {note}")
     if options.progress:

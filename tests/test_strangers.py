@@ -272,7 +272,7 @@ def test_one_of_two_files(document, tmp_path, capsys):
     path, given = write(tmp_path, document), {"load_set": load_set}
     book = json.loads((Path(__file__).parent.parent / "nbs/ablations/run.ipynb").read_text())
     cell = next("".join(c["source"]) for c in book["cells"] if "def given(" in "".join(c["source"]))
-    exec(cell.partition("options =")[0], given)  # as papermill runs it
+    exec(cell[cell.index("def given(") :].partition("train_set")[0], given)  # as papermill runs it
     assert given["given"](None, None) is None and len(given["given"](str(DATA / "images"), str(path))) == 4
     for images, annotations in ((DATA, None), (None, path), ("", path), (str(DATA), "")):
         for call in (load_set, given["given"]):

@@ -226,6 +226,29 @@ def test_training_says_whom_it_skips(tmp_path, capsys):
     assert "training skips" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "px, short, fits", ((4, 240, False), (4, 300, False), (30, 24, False), (30, 240, True))
+)
+def test_people_smaller_than_a_cell(px, short, fits, tmp_path, capsys):
+    "A network with cells of 8 px learns nothing from them: refused where all are so small, else counted."
+    data = sound()
+    for a in data["annotations"]:
+        k = np.reshape(a["keypoints"], (-1, 3)) * (px / 320, px / 240, 1) + (100, 100, 0)
+        a |= {"keypoints": k.ravel().tolist(), "area": max(1.0, px**2 / 9)}
+    poses, config = load_set(PEOPLE / "images", data), small_config(1, batch=1)
+    config = replace(config, data=replace(config.data, short=short, long=2 * short))
+    many = sum(int(r.trainable.sum()) for r in poses.records)
+    if fits:
+        whole = load_set(PEOPLE / "images", sound())
+        both = replace(poses, records=whole.records[:20] + poses.records)
+        train(config, both, tmp_path / "run", steps=1, workers=0, device="cpu", sheets=False)
+        assert " people are smaller than 8 px" in capsys.readouterr().err
+        return
+    with pytest.raises(SmprError, match=f"{many} of {many} people are smaller than 8 px"):
+        train(config, poses, tmp_path / "run", workers=0, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_people_too_small_for_the_size_of_training():
     "A few px are some, until the picture shrinks; one person who stays large is enough to begin."
     data = sound()
