@@ -21,13 +21,13 @@ import torch
 
 from smpr.config import to_dict
 from smpr.data import PoseSet, load_set, set_hash, trainable
-from smpr.deploy.published import load_lite0_imagenet
 from smpr.evaluation import detect_set, evaluate
 from smpr.experiments.frozen import KeptSource, resized_features, train_kept
 from smpr.experiments.records import environment
 from smpr.model import SMPR, NeckName
 from smpr.representation import Variant
 from smpr.settings import atomic_write, load_settings
+from smpr.start import load_lite0_imagenet
 from smpr.update import Config, small_config
 
 

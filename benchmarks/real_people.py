@@ -24,7 +24,7 @@ import torch
 from ship_rendered import trained_seconds
 
 from smpr.beyond.real_people import join_sets, real_config, split_dev
-from smpr.cli import Passing, change_many, start_weights
+from smpr.cli import Passing, change_many
 from smpr.config import to_dict
 from smpr.data import load_set, set_hash
 from smpr.evaluation import detect_set, evaluate
@@ -79,14 +79,7 @@ def main() -> None:
         )
         train_set = join_sets([real, people], [1, a.rendered]) if a.rendered else real
         train(
-            config,
-            train_set,
-            run,
-            start=start_weights(a.weights, config, real.skeleton),
-            minutes=a.minutes,
-            workers=1,
-            preload=True,
-            device="cpu",
+            config, train_set, run, start=a.weights, minutes=a.minutes, workers=1, preload=True, device="cpu"
         )
     if int(os.environ.get("RANK", 0)):
         return

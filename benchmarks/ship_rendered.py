@@ -20,12 +20,12 @@ import smpr
 from smpr.checkpoints import save_weights
 from smpr.config import to_dict
 from smpr.data import load_set, set_hash
-from smpr.deploy.published import load_lite0_imagenet
 from smpr.evaluation import METRICS, detect_set, evaluate
 from smpr.experiments.records import environment
 from smpr.inference import load
 from smpr.model import SMPR
 from smpr.settings import atomic_write, load_settings
+from smpr.start import load_lite0_imagenet
 from smpr.training import load_run, read_log, train
 from smpr.update import small_config
 

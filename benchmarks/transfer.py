@@ -23,12 +23,12 @@ import torch
 
 from smpr.config import to_dict
 from smpr.data import PoseSet, load_set, read_json, set_hash
-from smpr.deploy.published import load_lite0_imagenet
 from smpr.evaluation import detect_set, evaluate
 from smpr.experiments.records import environment
 from smpr.model import SMPR
 from smpr.representation import oks
 from smpr.settings import atomic_write, load_settings
+from smpr.start import load_lite0_imagenet
 from smpr.training import load_run, train
 from smpr.update import Config, small_config
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from .update import over_ranks, processes, rank_world
+from .update import over_ranks, processes, rank_world, speaks
 
 # %% ../nbs/14_training.ipynb #dfffbd44
 import numpy as np
@@ -60,6 +60,7 @@ from .inference import TestConfig, find_poses, load, shipped_weights
 from .model import SMPR, ModelConfig
 from .settings import SmprError, atomic_write, begins, file_digest, hold_folder, need, sync_path
 from .skeleton import Skeleton, draw_poses, keypoint_order
+from .start import check_fit, check_frozen, fit_model, foreign_start
 from .structures import pose_boxes
 from .update import BadNumbers, Config, TrainState, keep_bad_step, make_state, train_step, wrap
 
@@ -187,7 +188,8 @@ def run_weights(run: str | Path) -> Path:
 
 def weights_file(weights: str | Path) -> str | Path:
     "The weights file of a run folder; shipped names and other files stay. Raises `SmprError`."
-    folder = str(weights) not in shipped_weights() and os.path.isdir(weights)
+    names = {"none", "imagenet", *shipped_weights()}
+    folder = str(weights) not in names and os.path.isdir(weights)
     return run_weights(weights) if folder else weights
 
 
@@ -609,17 +611,25 @@ def state_by_name(net: SMPR, skeleton: Skeleton) -> tuple[dict[str, Tensor], str
 
 
 def fitting_weights(weights: str | Path, config: Config, skeleton: Skeleton) -> dict[str, Tensor]:
-    "What a new network can take of shipped weights, a file or a run folder; says what begins at random."
-    own = wanted_shapes(config.model, skeleton)
-    theirs, differ = state_by_name(load(weights_file(weights), "cpu"), skeleton)
-    fit = {name: t for name, t in theirs.items() if own.get(name) == tuple(t.shape)}
-    if not fit:
+    "What a new network can take of `imagenet`, shipped weights, a file or a run folder; says what is random."
+    own, differ, file = wanted_shapes(config.model, skeleton), "", weights_file(weights)
+    if (fit := foreign_start(file, config.model)) is None:
+        net = load(file, "cpu")
+        theirs, differ = state_by_name(net, skeleton)
+        fit = {name: t for name, t in theirs.items() if own.get(name) == tuple(t.shape)}
+        if net.config.backbone == config.model.backbone:
+            knows = {"pixels": net.config.pixels, "resnet_style": net.config.resnet_style}
+            check_fit(config.model, knows, str(weights))
+    if not fit and weights != "none":
         raise SmprError(
             f"{weights}: no tensor fits this network; give other weights or the same model options"
         )
-    new = sorted({name.rpartition(".")[0] for name in set(own) - set(fit)})
-    if new and rank_world()[0] == 0:
-        said = f"start: {len(fit)} of {len(own)} tensors of {weights}; at random: {', '.join(new)}"
+    new = {name for name in set(own) - set(fit) if not name.endswith("num_batches_tracked")}
+    known = {name.partition(".")[0] for name in fit}  # of a part that is new as a whole its name will do
+    new = {n.rpartition(".")[0] if (part := n.partition(".")[0]) in known else part for n in new}
+    if new and speaks():
+        said = f"{len(fit)} of {len(own)} tensors of {weights}; " if fit else "none; "
+        said = f"start: {said}at random: {', '.join(sorted(new))}"
         say(said + f" (it has {differ.partition(';')[0]})" * bool(differ))
     return fit
 
@@ -654,7 +664,7 @@ def _look_before(
     said = f"{small} of {many} people {said}{config.data.short}, and teach the network little"
     if many and small == many:
         raise SmprError(f"{poses.annotations}: {said}; give larger pictures or a larger data.short")
-    if rank_world()[0]:
+    if not speaks():
         return
     if small and options.progress:
         say(f"{poses.annotations}: {said}")
@@ -673,10 +683,8 @@ def train(
     train_set: PoseSet | Source,
     run: Path,  # run folder; made, or resumed when it holds a run
     val_set: PoseSet | None = None,  # measured at the end and every `eval_every` steps; decides what is best
-    start: dict
-    | str
-    | Path
-    | None = None,  # start weights: a state dict or a part, or `fitting_weights`' name
+    # start weights: a state dict or a part, or imagenet, shipped ones, a file, none; no frozen part is random
+    start: dict | str | Path | None = None,
     options: RunConfig = RunConfig(),
     **more,  # fields of `options`: workers=0, device="cpu"
 ) -> dict:  # run, step, steps done now, seconds, losses, metrics, history (all rows of the log)
@@ -691,8 +699,12 @@ def train(
     began, run, options = time.monotonic(), Path(run), change_all(options, more)
     source = train_set if isinstance(train_set, Source) else Source(train_set)
     _look_before(source.poses, val_set, run, config, options)
+    if start == "none":
+        config = replace(config, model=fit_model(config.model, "none"))
     if isinstance(start, (str, Path)):
         start = fitting_weights(start, config, source.poses.skeleton)
+    if source.net is None and not any(run.glob("last*")):  # a run that goes on has its weights
+        check_frozen(config.model, start or {})
     with processes(options.device) as place, StopSignals() as signals:
         state = source.begin(config, place, start)
         if rank_world()[0] == 0:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Decay', 'Optimizer', 'Schedule', 'TrainConfig', 'Config', 'lr_factor', 'make_optimizer', 'Ema', 'network_input',
            'forward_batch', 'batch_losses', 'split_batch', 'backward_in_parts', 'backward_batch', 'rank_world',
-           'processes', 'wrap', 'over_ranks', 'small_config', 'TrainState', 'make_state', 'BadNumbers', 'train_step',
-           'keep_bad_step', 'replay_step']
+           'speaks', 'processes', 'wrap', 'over_ranks', 'small_config', 'TrainState', 'make_state', 'BadNumbers',
+           'train_step', 'keep_bad_step', 'replay_step']
 
 # %% ../nbs/13_update.ipynb #79b6b64c
 # Shapes: N images, P locations, K keypoints.
@@ -207,6 +207,11 @@ def rank_world() -> tuple[int, int]:
     "Number of this process and of all training processes: 0 and 1 when there is no group."
     alone = not dist.is_available() or not dist.is_initialized()
     return (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+
+
+def speaks() -> bool:
+    "Whether this process tells the reader things: the first of all, also before they are a group."
+    return int(os.environ.get("RANK", rank_world()[0])) == 0
 
 # %% ../nbs/13_update.ipynb #38661a63
 @contextmanager

@@ -38,6 +38,10 @@ class BaseFinder:
         hidden = name.partition(".")[0] in self.foreign
         return None if hidden else PathFinder.find_spec(name, path, target)
 
+    def find_distributions(self, *about):
+        "What is said of installed distributions, which some ask for a version."
+        return PathFinder.find_distributions(*about)
+
 
 if __name__ == "__main__":
     finder = BaseFinder(needed(["smpr"]))

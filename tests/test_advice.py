@@ -20,6 +20,7 @@ from smpr.update import Config
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(p for p in ROOT.glob("smpr/**/*.py") if p.name != "_modidx.py")
 OTHERS = {"--help", "--version", "--porcelain", "--nthreads"}  # of every command; of git and dask
+OTHERS |= {"--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--local-addr", "--no-python"}  # torchrun
 
 
 def flags() -> set[str]:

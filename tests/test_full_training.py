@@ -53,7 +53,7 @@ def coco(tmp_path_factory) -> Path:
 def miniature(**changes) -> Config:
     """The paper's run with a smaller backbone, narrower head and smaller pictures; schedule, losses and
     options untouched."""
-    base = coco_config("code", 30, pictures=8, backbone="resnet18")
+    base = coco_config("code", 30, pictures=8, backbone="resnet18", start="none")
     return replace(
         base,
         model=replace(base.model, width=16, norm_groups=4, heatmap_width=16, tower_depth=1),
@@ -186,7 +186,9 @@ def test_another_number_of_processes_may_resume(two, one, coco):
     assert all((a[k] - b[k]).abs().max() < 1e-5 for k in a)
 
 
-def torchrun(machines: int, run: Path, coco: Path, steps: int) -> list[subprocess.CompletedProcess]:
+def torchrun(
+    machines: int, run: Path, coco: Path, steps: int, weights: Path | str = "none"
+) -> list[subprocess.CompletedProcess]:
     """The command line of chapter 15 on so many machines, all of them this one: each a torchrun with one
     process."""
     with socket.socket() as s:
@@ -236,6 +238,8 @@ def torchrun(machines: int, run: Path, coco: Path, steps: int) -> list[subproces
         str(steps),
         "--device",
         "cpu",
+        "--weights",
+        str(weights),
         "--images",
         str(coco / "train2017"),
         "--annotations",

@@ -34,7 +34,7 @@ def people(count: int = 6):
 
 def tiny():
     base = small_config(steps=3, batch=2)
-    model = replace(base.model, width=16, norm_groups=4, heatmap_width=16, tower_depth=1, frozen_stages=2)
+    model = replace(base.model, width=16, norm_groups=4, heatmap_width=16, tower_depth=1, frozen_stages=0)
     return replace(base, model=model, data=replace(base.data, short=72, long=96))
 
 

@@ -86,6 +86,7 @@ PACKAGE_LINES += 420  # drawn people: a world and a backbone that are learnt fro
 CORE_LINES += 40  # that backbone
 # Run folders as weights, results of other programs, notes of `data check`, files not ours, tiny people.
 PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 170, CORE_LINES + 105
+PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 380, CORE_LINES + 320  # start weights; rows on several devices
 
 
 @pytest.mark.parametrize(

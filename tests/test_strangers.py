@@ -513,9 +513,9 @@ def test_start_weights_of_other_keypoints(capsys):
 
 def test_no_sides_is_said_before_training(document, tmp_path, capsys):
     plain = changed(document, {"keypoints": [f"point {k}" for k in range(17)]})
-    train(tiny(), load_set(DATA / "images", plain), tmp_path / "run", **QUIET)
+    train(tiny(), load_set(DATA / "images", plain), tmp_path / "run", start="rendered", **QUIET)
     assert "mirrored pictures swap none" in capsys.readouterr().err
-    train(tiny(), load_set(DATA / "images", document), tmp_path / "sides", **QUIET)
+    train(tiny(), load_set(DATA / "images", document), tmp_path / "sides", start="rendered", **QUIET)
     assert "mirrored" not in capsys.readouterr().err
 
 

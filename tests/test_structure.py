@@ -200,7 +200,7 @@ found = smpr.predict(smpr.load("rendered", "cpu"), ["people/a.png", np.zeros((60
 assert len(found[0].to_pandas()) == len(found[0]) > 0 and found[0].save("drawn.png").exists()
 assert set(smpr.evaluate(picture, found[:1])) > {"AP", "AR"}
 quiet = {"workers": 0, "device": "cpu", "progress": False}
-assert smpr.train(smpr.small_config(1, batch=1), picture, "run", **quiet)["step"] == 1
+assert smpr.train(smpr.small_config(1, batch=1), picture, "run", start="rendered", **quiet)["step"] == 1
 extras = {
     "video": lambda: smpr.predict(smpr.load("rendered", "cpu"), "clip.mp4"),
     "supervision": found[0].to_supervision,
@@ -255,7 +255,10 @@ def test_wheel_with_base_dependencies_only(tmp_path):
     document = {"images": [image], "annotations": [label], "categories": [kind]}
     (away / "people.json").write_text(json.dumps(document))
     (tmp_path / "stranger.py").write_text(STRANGER)
-    env = {k: v for k, v in os.environ.items() if not k.startswith("SMPR_")} | {"PYTHONPATH": str(site)}
+    env = {k: v for k, v in os.environ.items() if not k.startswith("SMPR_")} | {
+        "PYTHONPATH": str(site),
+        "HF_HUB_OFFLINE": "1",
+    }
     words = [sys.executable, ROOT / "tests" / "base_only.py", tmp_path / "stranger.py", site]
     run = subprocess.run(words, cwd=away, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-800:] + run.stderr[-1600:]

@@ -44,7 +44,7 @@ def tiny(**changes) -> Config:
     base = small_config(steps=4, batch=4)
     return replace(
         base,
-        model=replace(base.model, width=16, norm_groups=4, heatmap_width=16, tower_depth=1, frozen_stages=2),
+        model=replace(base.model, width=16, norm_groups=4, heatmap_width=16, tower_depth=1, frozen_stages=0),
         data=replace(base.data, short=72, long=96),
         test=replace(base.test, short=72, long=96),
         train=replace(base.train, **changes),

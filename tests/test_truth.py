@@ -219,10 +219,10 @@ def test_training_says_whom_it_skips(tmp_path, capsys):
         a["area"] = 0
     poses = load_set(PEOPLE / "images", data)
     with pytest.raises(SmprError, match=r"usable keypoints \(.*area not above 0: \d+"):
-        train(small_config(1), poses, tmp_path / "run", workers=0)
+        train(small_config(1), poses, tmp_path / "run", start="none", workers=0)
     assert "area not above 0" in capsys.readouterr().err
     with suppress(SmprError):
-        train(small_config(1), poses, tmp_path / "run", workers=0, progress=False)
+        train(small_config(1), poses, tmp_path / "run", start="none", workers=0, progress=False)
     assert "training skips" not in capsys.readouterr().err
 
 

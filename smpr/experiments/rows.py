@@ -4,12 +4,16 @@
 
 # %% auto #0
 __all__ = ['PAPER_TABLE1', 'DENSE_ROWS', 'Row', 'row_config', 'parameter_names', 'apply_parameters', 'Scale', 'make_scale',
-           'start_state', 'row_sets', 'more_set', 'RunOptions', 'Run', 'run_row', 'measure_more', 'kept_run',
-           'prepare_features']
+           'start_scale', 'start_state', 'start_origin', 'row_sets', 'more_set', 'RunOptions', 'Run', 'run_row',
+           'measure_more', 'kept_run', 'train_together', 'train_share', 'prepare_features']
 
 # %% ../../nbs/experiments/rows.ipynb #464475c3
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -17,10 +21,12 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..assignment import Region
-from ..config import Options, change, flat, in_words, to_dict
+from ..checkpoints import write_tensors
+from ..config import Count, Options, change, flat, from_dict, in_words, to_dict
 from ..data import PoseSet, load_set, set_hash
 from ..evaluation import check_truth, detect_set, evaluate, set_order
 from .findings import Findings, Matches, collect, found_poses, match_detections
@@ -28,9 +34,10 @@ from .frozen import KeptSource, resized_features, set_outputs, train_kept, view_
 from .records import make_record
 from ..full_training import coco_set
 from ..model import SMPR, NeckName
-from ..settings import SmprError, load_settings, resolve_device
-from ..training import load_run, state_by_name, train
-from ..update import Config, small_config
+from ..settings import SmprError, atomic_write, file_digest, load_settings, resolve_device
+from ..start import check_frozen, fit_model, foreign_start, published_weights, start_options
+from ..training import load_run, state_by_name, train, weights_file
+from ..update import Config, processes, rank_world, small_config
 
 # %% ../../nbs/experiments/rows.ipynb #b2c4438d
 class Row(StrEnum):
@@ -101,7 +108,7 @@ class Scale(Options):
     config: Config  # network, data and schedule; rows change it further
     frozen_features: bool = False  # backbone frozen, its features computed once
     views: int = 2  # augmented copies of each picture among the frozen features
-    start: str | None = None  # shipped weights whose parts every row starts from
+    start: str | None = None  # imagenet, shipped weights or a file, whose parts every row starts from; none
     start_parts: tuple[str, ...] = ("backbone.",)  # which parts those are, by the beginning of their names
     train_pictures: int | None = None  # only the first so many; None for all
     val_pictures: int | None = None
@@ -113,6 +120,7 @@ class Scale(Options):
 def make_scale(name: str) -> Scale:
     "The scale called `name`: smoke, mini, gpu or coco. Raises SmprError."
     small, code = {"data_zoom": (0.8, 1.4), "model_frozen_stages": 4}, Config.preset("code")
+    code = replace(code, model=fit_model(code.model, "imagenet"))  # Sec. IV-A
     if name == "smoke":
         small |= {"data_short": 96, "data_long": 128, "test_short": 96, "test_long": 128, "model_width": 32}
         small |= {"model_tower_depth": 1, "train_steps": 4, "train_batch": 4, "train_warmup": 2}
@@ -128,20 +136,44 @@ def make_scale(name: str) -> Scale:
     if name == "gpu":
         large = {"data_short": 512, "data_long": 683, "data_crop": 512, "test_short": 512, "test_long": 683}
         config = apply_parameters(code, large | {"train_steps": 4000, "train_batch": 32, "train_lr": 0.01})
-        return Scale(name, config, cost="one GPU, at most 30 minutes a row; not run yet")
+        return Scale(name, config, start="imagenet", cost="one GPU, at most 30 minutes a row; not run yet")
     if name == "coco":  # the paper's ablation runs
-        return Scale(name, code, cost="4 GPUs, 30 epochs of COCO a row; not run yet", coco=True)
+        cost = "4 GPUs, 30 epochs of COCO a row; not run yet"
+        return Scale(name, code, start="imagenet", cost=cost, coco=True)
     raise SmprError(f"scale '{name}' is unknown; choose smoke, mini, gpu or coco")
 
 # %% ../../nbs/experiments/rows.ipynb #22c51cf9
+def start_scale(scale: Scale, start: str | None, values: dict) -> Scale:
+    "The scale with other start weights, arranged for them and the network of `values`. Raises SmprError."
+    start = start or scale.start
+    start = start and str(weights_file(start))
+    if scale.frozen_features and start == "none":
+        said = f"start none: scale {scale.name} learns from features of a backbone that is not trained"
+        raise SmprError(f"{said}; give imagenet, shipped weights or a file")
+    follow = start_options(apply_parameters(scale.config, values).model, start)
+    model = replace(scale.config.model, **follow)
+    return replace(scale, start=start, config=replace(scale.config, model=model))
+
+
 def start_state(net: SMPR, weights: str | None, parts: tuple[str, ...]) -> dict[str, Tensor]:
-    "The tensors of shipped `weights` whose names begin like `parts` and that this network has, too."
+    "The tensors of start weights whose names begin like `parts` and that this network has, too. SmprError."
     if weights is None:
         return {}
     from smpr.inference import load
 
-    given, own = state_by_name(load(weights, device="cpu"), net.skeleton)[0], net.state_dict()
+    given, own = foreign_start(weights, net.config), net.state_dict()
+    if given is None:
+        given = state_by_name(load(weights, device="cpu"), net.skeleton)[0]
     return {k: v for k, v in given.items() if k.startswith(parts) and k in own and own[k].shape == v.shape}
+
+
+def start_origin(scale: Scale, config: Config, start: dict) -> dict:
+    "What a record says about the weights that a run began with."
+    name, parts = scale.start, [p for p in scale.start_parts if any(k.startswith(p) for k in start)]
+    origin: dict = {"weights": name and Path(name).name, "parts": parts, "tensors": len(start)}
+    if name == "imagenet":
+        return origin | {"file": published_weights(config.model.backbone).file}
+    return origin | ({"sha256": file_digest(Path(name))} if name and Path(name).is_file() else {})
 
 # %% ../../nbs/experiments/rows.ipynb #690b9099
 def _embedded(part: str) -> PoseSet:
@@ -190,6 +222,7 @@ class RunOptions:
     val_set: PoseSet | None = None
     multi_scale: bool = False  # test also with five sizes, each mirrored too (Table III)
     dense: bool | None = None  # keep a sample of dense predictions; None: for DENSE_ROWS
+    devices: Count = 1  # GPUs that train a row together, a process each; on a CPU so many processes
 
 
 @dataclass
@@ -219,9 +252,11 @@ def run_row(
     net = SMPR(config.model, sets[0].skeleton)
     net = net.to(resolve_device(options.device), memory_format=torch.channels_last)
     start = start_state(net, scale.start, scale.start_parts)
+    check_frozen(config.model, start)
     net.load_state_dict(start, strict=False)
     folder = settings.runs / experiment / f"{name}-{scale.name}-s{seed}"
-    net, extra = _train_row(net, config, scale, cache, sets[0], folder, f"{name} seed {seed}")
+    label, devices = f"{name} seed {seed}", options.devices
+    net, extra = _train_row(net, config, scale, cache, sets[0], folder, label, devices)
     locations = sum(config.test.short // s * (config.test.long // s) for s in config.model.strides)  # about
     dense = row in DENSE_ROWS if options.dense is None else options.dense
     every = max(len(sets[1]) * locations // 15_000, 1) if dense else None
@@ -236,7 +271,7 @@ def run_row(
     if experiment == "table1" and not own and (more := more_set(scale)):
         extra["more"], findings.more = measure_more(net, more, config, cache)
     about = {"experiment": experiment, "row": name, "scale": scale.name, "seed": seed}
-    origin = {"weights": scale.start, "parts": list(scale.start_parts), "tensors": len(start)}
+    origin = start_origin(scale, config, start)
     return Run(make_record(about, config, findings, sets, origin, began) | extra, net, findings)
 
 # %% ../../nbs/experiments/rows.ipynb #38ff3b57
@@ -255,19 +290,69 @@ def kept_run(folder: Path, config: Config, scale: Scale, *more: str) -> Path:
 
 # %% ../../nbs/experiments/rows.ipynb #f4ace3c9
 def _train_row(
-    net: SMPR, config: Config, scale: Scale, cache: Path | None, poses: PoseSet, folder: Path, label: str
+    net: SMPR,
+    config: Config,
+    scale: Scale,
+    cache: Path | None,
+    poses: PoseSet,
+    folder: Path,
+    label: str,
+    devices: int = 1,
 ) -> tuple[SMPR, dict]:
     "Train on kept features, or with the backbone; returns the network and what a record should know."
+    if cache and devices > 1:
+        raise SmprError(f"devices {devices}: scale {scale.name} trains in one process; leave it out")
     if cache:
         features = view_features(net, poses, config, scale.views, cache)
         began, source = time.time(), KeptSource(poses, net, frozen=features)
         log = train_kept(source, config, kept_run(folder, config, scale, features.path.name), label)
         return net, {"train_seconds": round(time.time() - began, 1), "views": scale.views, "log": log}
-    device, workers = str(net.mean.device), load_settings().workers
-    summary = train(config, poses, folder, None, net.state_dict(), device=device, workers=workers)
+    if devices > 1:
+        summary = train_together(net, config, poses, folder, devices)
+    else:
+        device, workers = str(net.mean.device), load_settings().workers
+        summary = train(config, poses, folder, None, net.state_dict(), device=device, workers=workers)
     training = {k: v for k, v in summary.items() if k not in ("run", "history")}
     best = load_run(folder).to(net.mean.device)
-    return best, {"train_seconds": summary["seconds"], "training": training}
+    return best, {"train_seconds": summary["seconds"], "training": training, "devices": devices}
+
+# %% ../../nbs/experiments/rows.ipynb #d79235e2
+def train_together(net: SMPR, config: Config, poses: PoseSet, folder: Path, devices: int) -> dict:
+    "Train `net` into the run folder `folder` by so many processes; what `train` returns. Raises SmprError."
+    if net.mean.is_cuda and devices > torch.cuda.device_count():
+        have = torch.cuda.device_count()
+        raise SmprError(f"devices {devices}: this machine shows {have} GPUs; give at most so many")
+    if config.train.batch % devices:
+        batch = config.train.batch
+        raise SmprError(f"devices {devices}: do not share a batch of {batch} evenly; give a divisor of it")
+    threads, log = max((os.cpu_count() or 1) // devices, 1), folder.with_name(f"{folder.name}.log")
+    spec: dict = {"images": str(poses.images), "annotations": str(poses.annotations), "pictures": len(poses)}
+    spec |= {"config": to_dict(config), "run": str(folder), "device": str(net.mean.device)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(devices)]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+    command += ["--no-python", sys.executable, "-c"]
+    command += ["import sys; from smpr.experiments.rows import train_share; train_share(sys.argv[1])"]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place, log.open("w") as out:
+        write_tensors(net.state_dict(), Path(place, "start.safetensors"), {})
+        atomic_write(Path(place, "spec.json"), json.dumps(spec))
+        env = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        if code := subprocess.run([*command, place], env=env, stdout=out, stderr=out).returncode:
+            raise SmprError(f"{folder}: {devices} processes ended with {code}; the end of {log} says why")
+        return json.loads(Path(place, "summary.json").read_text())
+
+
+def train_share(place: str) -> None:
+    "What each process of `train_together` does: its share of every step, as the files in `place` say."
+    spec = json.loads(Path(place, "spec.json").read_text())
+    start = load_file(Path(place, "start.safetensors"))
+    config = from_dict(Config, spec["config"], "the row")
+    poses = load_set(Path(spec["images"]), Path(spec["annotations"])).subset(range(spec["pictures"]))
+    workers = load_settings().workers
+    with processes(spec["device"]) as device:
+        summary = train(config, poses, Path(spec["run"]), None, start, device=str(device), workers=workers)
+        if rank_world()[0] == 0:
+            atomic_write(Path(place, "summary.json"), json.dumps(summary))
 
 # %% ../../nbs/experiments/rows.ipynb #de3ce183
 def prepare_features(scale: Scale, cache: Path | None = None) -> None:

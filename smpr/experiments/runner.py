@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BUILDS', 'percent_done', 'Progress', 'notebook', 'run_job', 'run_jobs', 'Trial', 'code_fingerprint', 'facts',
            'differences', 'Vanished', 'row_on_worker', 'connect', 'keep_row', 'task_key', 'run_on_scheduler', 'build',
-           'reproduce']
+           'check_devices', 'reproduce']
 
 # %% ../../nbs/experiments/runner.ipynb #729bcaf0
 import hashlib
@@ -33,7 +33,7 @@ from ..config import Count, Options
 from .jobs import TABLES, Job, plan
 from .notebooks import run_notebook
 from .records import BESIDE, environment, made_here, mark_made
-from .rows import make_scale, prepare_features
+from .rows import Scale, make_scale, prepare_features
 from ..settings import Settings, SmprError, atomic_write, file_digest, load_settings, need
 from ..training import read_log
 
@@ -152,6 +152,8 @@ class Trial(Options):
     annotations: str | None = None  # ... and its file
     val_images: str | None = None
     val_annotations: str | None = None
+    start: str | None = None  # start weights of every row: imagenet, shipped weights, a file or none
+    devices: Count | None = None  # GPUs that train a row together; changes no record's place
 
     def conflict(self) -> str | None:
         "Pictures without a file, or the other way round."
@@ -163,11 +165,12 @@ class Trial(Options):
         "As parameters of run.ipynb."
         names = {"steps": "train_steps", "batch": "train_batch"}
         given = {names.get(k, k): v for k, v in vars(self).items() if v is not None}
-        return {k: str(Path(v).resolve()) if isinstance(v, str) else v for k, v in given.items()}
+        paths = {k for k, v in given.items() if isinstance(v, str) and (k != "start" or Path(v).is_file())}
+        return {k: str(Path(v).resolve()) if k in paths else v for k, v in given.items()}
 
     def settings(self, usual: Settings) -> Settings:
         "Where records, figures and runs go."
-        if not (changes := self.parameters()):
+        if not (changes := replace(self, devices=None).parameters()):
             return usual
         name = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:8]
         folder = usual.runs / "trial" / name
@@ -232,7 +235,7 @@ def row_on_worker(job: Job, scale: str, extra: dict, ours: dict, rows: dict) -> 
 
     threads = max((os.cpu_count() or 1) // rows.get(worker.address.rpartition(":")[0], 1), 1)
     torch.set_num_threads(threads)
-    if "images" not in extra:
+    if not {"images", "start"} & set(extra):
         prepare_features(make_scale(scale), cache)
     code = run_job(job, scale, threads, extra | {"cache": str(cache)}, own, go_on)
     page = job.executed(scale, own.runs)
@@ -334,6 +337,14 @@ def build(table: str, scale: str, settings: Settings) -> list[str]:
     return failed
 
 # %% ../../nbs/experiments/runner.ipynb #c380c068
+def check_devices(devices: int, scale: Scale, jobs: int) -> None:
+    "Raises SmprError where rows cannot have so many devices each."
+    if devices > 1 and scale.frozen_features:
+        raise SmprError(f"--devices {devices}: rows at scale {scale.name} train in one process; leave it out")
+    if devices > 1 and jobs > 1:
+        raise SmprError(f"--devices {devices} --jobs {jobs}: rows would share GPUs; leave --jobs out")
+
+
 def reproduce(
     table: str = "table1",
     scale: str = "mini",
@@ -351,17 +362,19 @@ def reproduce(
     if jobs is not None and jobs < 1:
         raise SmprError(f"--jobs {jobs}: give 1 or more")
     trial, size, cores = trial or Trial(), make_scale(scale), os.cpu_count() or 1
+    check_devices(trial.devices or 1, size, jobs or 1)
     settings, wanted, extra = trial.settings(load_settings()), plan(table, scale, seeds), trial.parameters()
     jobs = jobs or (min(cores, 2) if size.frozen_features else 1)
     todo = [j for j in wanted if not made_here(j.record(scale, settings.figures), settings.runs)]
     todo, failed = todo[::-1], []  # a table's longest rows are its last: first here, no core waits at the end
     by = f"by {scheduler}" if scheduler else f"{jobs} at a time"
+    by += f", each on {trial.devices} devices" if trial.devices else ""
     counts = f"{len(todo)} runs to do, {len(wanted) - len(todo)} done"
     print(f"{table} at scale {scale} ({size.cost}): {counts}, {by}", flush=True)
     if todo and scheduler:
         failed = run_on_scheduler(todo, scale, scheduler, extra, settings)
     elif todo:
-        if "images" not in extra:
+        if not {"images", "start"} & set(extra):
             prepare_features(size, settings.runs / "cache")
         failed = run_jobs(todo, scale, jobs, max(cores // jobs, 1), extra, settings)
     broken = build(table, scale, settings)

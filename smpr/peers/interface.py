@@ -24,12 +24,23 @@ from ..evaluation import evaluate
 from ..experiments import frozen as features
 from ..experiments.findings import Confidence, Findings, PictureOutput
 from ..experiments.records import make_record
-from ..experiments.rows import Row, Run, RunOptions, Scale, kept_run, row_config, row_sets, start_state
+from smpr.experiments.rows import (
+    Row,
+    Run,
+    RunOptions,
+    Scale,
+    kept_run,
+    row_config,
+    row_sets,
+    start_origin,
+    start_state,
+)
 from ..inference import DecodeConfig, candidates, select_order
 from ..losses import compute_losses
 from ..model import SMPR, Head, ModelConfig
 from ..settings import SmprError, load_settings, resolve_device
 from ..skeleton import COCO17, Skeleton, load_scene
+from ..start import check_frozen
 from ..structures import Batch, Candidates, People, Poses, Predictions, Sample, result_entry
 from ..training import Source
 from ..update import Config, TrainState, forward_batch, small_config, train_step
@@ -195,6 +206,7 @@ def run_net(
     net = make(config, train_set.skeleton)
     net = net.to(resolve_device(options.device), memory_format=torch.channels_last)
     start = start_state(net, scale.start, scale.start_parts)
+    check_frozen(config.model, start)
     net.load_state_dict(start, strict=False)
     source, what = Source(train_set, net, losses), f"{len(train_set)} of {train_set.annotations}"
     kept, extra, every = None, {}, 500
@@ -208,8 +220,7 @@ def run_net(
     log = features.train_kept(source, config, kept_run(folder, config, scale, what, str(notes)), label, every)
     extra |= {"train_seconds": round(time.time() - training, 1), "log": log}
     findings = find(net, val_set, config, kept)
-    parts = [part for part in scale.start_parts if any(k.startswith(part) for k in start)]
-    origin = {"weights": scale.start, "parts": parts, "tensors": len(start)}
+    origin = start_origin(scale, config, start)
     record = make_record(about | {"scale": scale.name}, config, findings, sets, origin, began)
     extra |= notes | {"parameters": sum(p.numel() for p in net.parameters())}
     return Run(record | extra, net, findings)

@@ -44,7 +44,7 @@ def mini(steps: int = STEPS) -> Config:
     base = small_config(steps=steps, batch=4)
     return replace(
         base,
-        model=replace(base.model, width=16, norm_groups=4, heatmap_width=16, tower_depth=1),
+        model=replace(base.model, width=16, norm_groups=4, heatmap_width=16, tower_depth=1, frozen_stages=0),
         data=replace(base.data, short=72, long=96),
         test=replace(base.test, short=72, long=96),
     )
