@@ -67,7 +67,7 @@ def keypoint_taps(
 
 # %% ../nbs/04_aggregation.ipynb #2790ed34
 class OffsetStart(StrEnum):
-    "Where the taps look before training."
+    "Where the taps are before training."
 
     RANDOM = "random"  # weights of the 1x1 convolution drawn with standard deviation 0.1 (published code)
     KEYPOINTS = "keypoints"  # tap t at keypoint t mod K of the initial pose (ours, for short runs)
