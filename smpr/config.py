@@ -133,7 +133,7 @@ _adapter = cache(partial(TypeAdapter, config=ConfigDict(allow_inf_nan=False)))
 def checked(kind, value):
     "The value as its type asks for. Raises ValueError."
     base, _, optional = take_apart(kind)
-    if is_dataclass(base) and isinstance(value, base):
+    if is_dataclass(base) and (isinstance(value, base) or (optional and value is None)):
         return value
     if is_dataclass(base) or (isinstance(value, bool) and base is not bool):
         raise ValueError

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KeptBatch', 'FrozenFeatures', 'backbone_maps', 'freeze_features', 'resized_sample', 'view_features',
-           'resized_features', 'sample_picks', 'head_losses', 'KeptSource', 'train_kept', 'seen_pictures',
+           'resized_features', 'sample_picks', 'head_losses', 'KeptSource', 'loss_log', 'train_kept', 'seen_pictures',
            'picture_outputs', 'set_outputs']
 
 # %% ../../nbs/experiments/frozen.ipynb #fc1c23fa
@@ -168,6 +168,13 @@ class KeptSource(Source):
             yield self.frozen.batch(sample_picks(step, len(self.frozen), config))
 
 # %% ../../nbs/experiments/frozen.ipynb #7a3e51d1
+def loss_log(rows: list[dict], steps: int) -> list[dict]:
+    "The losses of every twentieth step and the last one, from the rows of a run's log."
+    rows = [r for r in rows if "total" in r and (r["step"] % 20 == 0 or r["step"] == steps)]
+    losses = list(rows[0])[: list(rows[0]).index("total")]  # they come before their sum
+    return [{k: round(r[k], 4) for k in losses} for r in rows]
+
+
 def train_kept(
     source: Source,  # with a network of its own; it ends with the averaged weights
     config: Config,
@@ -180,9 +187,7 @@ def train_kept(
     options = replace(options, device=str(source.net.mean.device), workers=load_settings().workers)
     rows = train(config, source, run, options=options)["history"]
     source.net.load_state_dict(load_file(run_weights(run)))
-    rows = [r for r in rows if r["step"] % 20 == 0 or r["step"] == config.train.steps]
-    losses = list(rows[0])[: list(rows[0]).index("total")]  # they come before their sum
-    return [{k: round(r[k], 4) for k in losses} for r in rows]
+    return loss_log(rows, config.train.steps)
 
 # %% ../../nbs/experiments/frozen.ipynb #cee6426a
 def seen_pictures(

@@ -191,13 +191,13 @@ def code_fingerprint(root: Path, book: Path) -> str:
 
 def facts(scale: str, extra: dict) -> dict[str, str]:
     "What must be equal on two machines for their rows to stand in one table. Raises SmprError."
-    settings, coco = load_settings(), make_scale(scale).coco
+    settings, coco, drawn = load_settings(), make_scale(scale).coco, make_scale(scale).drawn
     out = {"code": code_fingerprint(Path(smpr.__file__).resolve().parent, notebook("run"))}
     out |= {name: v.partition("+")[0] for name, v in environment()["versions"].items() if name != "python"}
     for split, given in (("train", "images"), ("val", "val_images")):
         usual = settings.data / split / "person_keypoints.json"
         file = settings.coco / f"annotations/person_keypoints_{split}2017.json" if coco else usual
-        if not extra.get(given):  # else the call names another set
+        if not (extra.get(given) or drawn):  # else the call names another set, or the code draws it
             out[f"{split} annotations"] = file_digest(file)[:12] if file.exists() else "missing"
     more = settings.data / "more" / "person_keypoints.json"
     return out | {"further pictures": file_digest(more)[:12] if more.exists() else "none"}
@@ -364,7 +364,7 @@ def reproduce(
     trial, size, cores = trial or Trial(), make_scale(scale), os.cpu_count() or 1
     check_devices(trial.devices or 1, size, jobs or 1)
     settings, wanted, extra = trial.settings(load_settings()), plan(table, scale, seeds), trial.parameters()
-    jobs = jobs or (min(cores, 2) if size.frozen_features else 1)
+    jobs = jobs or (min(cores, 2) if size.frozen_features or size.drawn else 1)
     todo = [j for j in wanted if not made_here(j.record(scale, settings.figures), settings.runs)]
     todo, failed = todo[::-1], []  # a table's longest rows are its last: first here, no core waits at the end
     by = f"by {scheduler}" if scheduler else f"{jobs} at a time"

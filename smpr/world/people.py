@@ -35,7 +35,7 @@ _PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 _NAMES = [f"{side}_{part}" for part in _PARTS for side in ("left", "right")]
 _PAIRS = tuple((k, k + 1) for k in range(1, 13, 2))
 _EDGES = ((0, 1), (0, 2), (1, 2), (1, 7), (2, 8), (7, 8), *((k, k + 2) for k in (1, 2, 3, 4, 7, 8, 9, 10)))
-FIGURE = Skeleton(names=("head", *_NAMES), sigmas=(0.08,) * 13, flip_pairs=_PAIRS, edges=_EDGES)
+FIGURE = Skeleton(names=("head", *_NAMES), sigmas=(0.1,) * 13, flip_pairs=_PAIRS, edges=_EDGES)
 
 # %% ../../nbs/world/people.ipynb #d7211b37
 Bounds = Annotated[tuple[Whole, Whole], RISING]  # least and most, both included
@@ -61,7 +61,7 @@ class WorldConfig(Options):
     noise: Annotated[tuple[NotNegative, NotNegative], RISING] = (1.0, 6.0)  # grey levels, standard deviation
     area: Annotated[float, Span(0.05, 1)] = 0.5  # a person's area as a share of the box around the joints
     labelled: Whole = 3  # joints to be seen; with fewer somebody is there, but not labelled
-    sigma: Positive = 0.08  # of every keypoint, see `FIGURE`
+    sigma: Positive = 0.1  # of every keypoint, see `FIGURE`
 
     @property
     def skeleton(self) -> Skeleton:
