@@ -42,7 +42,7 @@ readme: $(STAMP) ## README.md from nbs/index.ipynb
 bench: $(STAMP)  ## how fast smpr is here, against plain versions, torchvision and the machine's limit (half an hour on two slow cores, undisturbed)
 	@$(BIN)/python benchmarks/bench.py
 
-trust: $(STAMP)  ## kill it, feed it garbage, load hostile files: figures/results/trust.json (at most 30 minutes; goes on where it stopped)
+trust: $(STAMP)  ## kill it, feed it garbage, load hostile files: figures/results/trust.json (at most 40 minutes; goes on where it stopped)
 	@cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m trust
 
 browser: $(STAMP) ## the widgets in a real JupyterLab, driven in Chromium (as root, apt-get installs it; minutes)

@@ -222,8 +222,9 @@ class Eval(Passing):
             return "image_info does not go with --annotations, which lists the pictures; leave one out"
         if self.json and not self.annotations:
             return "json asks for numbers, which need --annotations; leave it out"
-        for name in ("results", "flip", "scales", "snap") if self.results_in else ():
-            if getattr(self, name):
+        network = {f.name: f.default for f in fields(Passing)} | {"results": None, "workers": 0}
+        for name, usual in network.items() if self.results_in else ():
+            if getattr(self, name) != usual:
                 return f"{name} asks for a network, and --results-in FILE runs none; leave one out"
         return None
 

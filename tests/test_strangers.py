@@ -299,13 +299,10 @@ def test_results_of_any_program(document, more, tmp_path, capsys):
         assert code == 0 and f"AP    {numbers['AP']:.4f}" in out and 0 < numbers["AR"] < 1
     wrote = json.loads((tmp_path / "numbers.json").read_text())
     assert wrote == numbers | {"pictures": 4, "results": str(theirs)}
-    for flags, said in (
-        (["--flip"], "flip"),
-        (["--scales", "240"], "scales"),
-        (["--results", "x"], "results"),
-    ):
-        code, _, err = run(capsys, "eval", *place, *flags)
-        assert code == 2 and f"--{said} asks for a network" in err
+    for flags in ("--flip", "--scales 240", "--results x", "--weights mine", "--workers 1", "--device cpu"):
+        said = flags.split()[0]
+        code, _, err = run(capsys, "eval", *place, *flags.split())
+        assert code == 2 and f"{said} asks for a network" in err
     code, _, err = run(capsys, "eval", *place, "--json", theirs)
     assert code == 2 and "is read by this call" in err and json.loads(theirs.read_text()) == half
     theirs.write_text(json.dumps([half[0] | {"image_id": 10**6}]))

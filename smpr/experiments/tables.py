@@ -78,7 +78,7 @@ def table1_rows(records: list[dict], scale: str) -> list[TableRow]:
     return out
 
 # %% ../../nbs/experiments/tables.ipynb #98e089e9
-MARKDOWN = str.maketrans({"|": "\\|", "<": "&lt;", "\n": " ", "\r": " "})
+MARKDOWN = str.maketrans({"|": "\\|", "<": "&lt;", "[": "\\[", "\n": " ", "\r": " "})
 
 
 def markdown_lines(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -57,6 +57,8 @@ def try_kinds(folder: Path) -> dict:
         "attempted": counted.ran.total(),
         "held": counted.held.total(),
         "skipped": counted.skipped,
-        "rows": {kind: {"attempted": n, "held": counted.held[kind]} for kind, n in counted.ran.items()},
+        "rows": {
+            kind: {"attempted": counted.ran[kind], "held": counted.held[kind]} for kind in KINDS.values()
+        },
         "wrong": counted.wrong[:50],
     }
