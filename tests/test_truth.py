@@ -241,7 +241,8 @@ def test_people_smaller_than_a_cell(px, short, fits, tmp_path, capsys):
     if fits:
         whole = load_set(PEOPLE / "images", sound())
         both = replace(poses, records=whole.records[:20] + poses.records)
-        train(config, both, tmp_path / "run", steps=1, workers=0, device="cpu", sheets=False)
+        quiet = {"steps": 1, "workers": 0, "device": "cpu", "sheets": False}
+        train(config, both, tmp_path / "run", start="rendered", **quiet)
         assert " people are smaller than 8 px" in capsys.readouterr().err
         return
     with pytest.raises(SmprError, match=f"{many} of {many} people are smaller than 8 px"):
