@@ -389,6 +389,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'smpr.experiments.jobs.figure6_job': ( 'experiments/jobs.html#figure6_job',
                                                                               'smpr/experiments/jobs.py'),
                                        'smpr.experiments.jobs.plan': ('experiments/jobs.html#plan', 'smpr/experiments/jobs.py'),
+                                       'smpr.experiments.jobs.rival_jobs': ('experiments/jobs.html#rival_jobs', 'smpr/experiments/jobs.py'),
                                        'smpr.experiments.jobs.row_job': ('experiments/jobs.html#row_job', 'smpr/experiments/jobs.py'),
                                        'smpr.experiments.jobs.table3_jobs': ( 'experiments/jobs.html#table3_jobs',
                                                                               'smpr/experiments/jobs.py')},

@@ -81,8 +81,8 @@ class TopDownConfig(Options):
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #5f0fc5fb
 def top_down_config(scale: Scale) -> TopDownConfig:
-    "The sizes for a scale of the experiments: torchvision's, and smaller ones on kept features."
-    if not scale.frozen_features:
+    "The sizes for a scale of the experiments: torchvision's, and smaller ones for small networks."
+    if scale.config.model.width >= 256:
         return TopDownConfig()
     unit = scale.config.data.short / 240
     anchors = tuple(tuple(round(unit * side) for side in level) for level in ((24, 36), (56, 84), (128, 192)))
@@ -158,11 +158,13 @@ class TopDown(SMPR):
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #01c7881e
 def peer_config(scale: Scale) -> Config:
-    "Ours at a scale, with another neck, and on kept features as many steps as take the same time."
+    "Ours at a scale, with another neck, and on kept features its own rate."
     base = scale.config
     model = replace(base.model, neck=NeckName.FPN, refine=False, score=False, heatmap=False)
+    if model.width >= 256:
+        model = replace(model, tower_depth=0, strides=(4, 8, 16, 32, 64))
     if not scale.frozen_features:
-        return replace(base, model=replace(model, tower_depth=0, strides=(4, 8, 16, 32, 64)))
+        return replace(base, model=model)
     train = replace(base.train, lr=2e-3, warmup=min(40, base.train.steps // 2))
     return replace(base, model=model, train=train)
 
