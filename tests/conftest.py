@@ -5,7 +5,17 @@ from trust.guards import remove_guard
 remove_guard()
 
 # Files that take minutes, longest first: with -n 2 --dist loadfile no process ends alone with one of them.
-LONGEST = ("ablations", "golden", "trust", "export", "full_training", "top_down", "training", "scheduler")
+LONGEST = (
+    "ablations",
+    "golden",
+    "peers",
+    "trust",
+    "export",
+    "full_training",
+    "top_down",
+    "training",
+    "scheduler",
+)
 
 
 def pytest_collection_modifyitems(items: list) -> None:

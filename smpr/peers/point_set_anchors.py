@@ -349,8 +349,8 @@ class PointSetAnchors(Method):
 
     levels: Count = 3  # of the neck, fine to coarse (published: strides 8, 16, 32)
     shapes: tuple[tuple[tuple[float, float], ...], ...] = ()  # diagonals; none: COCO's usual pose (released)
-    scales: tuple[Positive, ...] = (16.0,)  # strides of an anchor's diagonal (released; paper: three)
-    turns: tuple[float, ...] = (0.0,)  # degrees (released; paper: three)
+    scales: tuple[Positive, ...] = (16.0,)  # strides of an anchor's diagonal (released; three for 27)
+    turns: tuple[float, ...] = (0.0,)  # degrees (released; three for 27)
     stages: Annotated[int, Span(1, 9)] = 2  # heads, one after the other (published)
     low: tuple[Share, Share] = (0.4, 0.89)  # OKS below which nobody is there: first, later stages (published)
     high: tuple[Share, Share] = (0.5, 0.99)  # OKS from which an anchor is a positive (published)

@@ -24,7 +24,7 @@ from ..skeleton import COCO17
 from ..update import Config
 
 # %% ../../nbs/peers/six_ways.ipynb #ec6a0c08
-FULL_WIDTH, SPM_INPUT = 256, 384  # channels of the published heads; px of the input that SPM's discs were for
+FULL_WIDTH, SPM_INPUT = 256, 384  # channels of the published heads; px of SPM's input (from memory)
 
 
 def fitted_anchors(config: Config, poses: PoseSet) -> PointSetAnchors:
