@@ -341,7 +341,8 @@ def run_training(a: Train, config, run: Path) -> None:
     photos = a.preset.startswith("real")
     if a.val_images or a.val_annotations:
         val_set = open_set(a.val_images, a.val_annotations, "val", a.category, train_set.skeleton)
-    start = fitting_weights(a.weights or PRESET_STARTS[a.preset], config, train_set.skeleton)
+    usual = None if any(run.glob("last*")) else PRESET_STARTS[a.preset]  # a run that goes on needs none
+    start = fitting_weights(a.weights or usual, config, train_set.skeleton) if a.weights or usual else None
     device, workers = a.device or settings.device, settings.workers
     if photos:
         config = scheduled(a, config, run, train_set, start, device, workers)

@@ -293,12 +293,14 @@ def sets(coco: Path) -> list[str]:
 
 
 def test_the_command_of_the_chapter_starts_from_imagenet(coco, tmp_path, monkeypatch, capsys):
-    """Three steps of `smpr train --preset code` with its whole network on small pictures: what is frozen is
-    still the published file's, the rest has moved; and the same line goes on without the file."""
+    """Three steps of `smpr train --preset code` with ResNet-50 on small pictures: what is frozen is still
+    the published file's, the rest has moved; and the same line goes on where there is no such file."""
     file = put_online(state := published("resnet50"), "resnet50", tmp_path / "www", monkeypatch)
     words = ["train", "--preset", "code", "--run", "run", "--device", "cpu", *SIZES, *sets(coco)]
+    words += [f"--model.{n}={v}" for n, v in SMALL.items()]
     assert main([*words, "--steps", "2"]) == 0
     file.unlink()
+    (tmp_path / "torch" / "hub" / "checkpoints" / file.name).unlink()
     assert main([*words, "--steps", "3"]) == 0
     said = capsys.readouterr()
     assert '"step": 3' in said.out
@@ -351,16 +353,14 @@ def test_pixels_that_do_not_fit_are_refused(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_two_processes_start_from_a_file(coco, tmp_path):
-    "As one does: the same losses, the frozen stem still the file's."
+    "Each by itself, one of them says so; the frozen stem stays the file's."
     state = published("resnet18")
     torch.save(state, tmp_path / "r18.pth")
-    for machines in (1, 2):
-        done = torchrun(machines, tmp_path / str(machines), coco, 2, tmp_path / "r18.pth")
-        assert [d.returncode for d in done] == [0] * machines, done[0].stderr[-3000:]
-        assert sum("start:" in d.stderr for d in done) == 1  # one of them speaks
-    a, b = (load_file(tmp_path / n / "last" / "model.safetensors") for n in "12")
-    assert all((a[k] - b[k]).abs().max() < 1e-5 for k in a)
-    assert torch.equal(b["backbone.body.conv1.weight"], state["conv1.weight"])
+    done = torchrun(2, tmp_path / "run", coco, 2, tmp_path / "r18.pth")
+    assert [d.returncode for d in done] == [0, 0], done[0].stderr[-3000:]
+    assert sum("start:" in d.stderr for d in done) == 1  # one of them speaks
+    after = load_file(tmp_path / "run" / "last" / "model.safetensors")
+    assert torch.equal(after["backbone.body.conv1.weight"], state["conv1.weight"])
 
 
 @pytest.mark.slow
