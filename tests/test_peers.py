@@ -30,6 +30,7 @@ from smpr.model import ModelConfig
 from smpr.peers.interface import Rival, Smpr, method_losses, run_method, scene_batch
 from smpr.peers.six_ways import RIVALS, run_rival
 from smpr.representation import level_locations, level_sizes
+from smpr.settings import SmprError
 from smpr.skeleton import COCO17, Skeleton
 from smpr.structures import People
 from smpr.update import small_config
@@ -647,8 +648,12 @@ def test_rivals_on_drawn_people(name, tmp_path, monkeypatch):
     "Other keypoints, small square pictures, whole pictures instead of kept features: two steps each."
     monkeypatch.setenv("SMPR_RUNS", str(tmp_path))
     few, smoke = drawn_set(tmp_path, 12), make_scale("smoke")
+    model = replace(TINY, frozen_stages=0, frozen_norm_affine=False)
     config = replace(CONFIG, data=replace(CONFIG.data, short=96, long=96), test=TestConfig(short=96, long=96))
+    config = replace(config, model=model)
     scale = replace(smoke, frozen_features=False, start=None, config=config)
     run = run_rival("t", name, scale, config=config, options=RunOptions(train_set=few, val_set=few))
     assert run.record["row"] == name and run.record["steps"] == 2 and run.net.skeleton.K == few.skeleton.K
     check_results(run.findings.results, few.skeleton.K)
+    with pytest.raises(SmprError, match="devices 2: this network is trained by one process"):
+        run_rival("t", name, scale, config=config, options=RunOptions(devices=2, train_set=few, val_set=few))

@@ -198,6 +198,8 @@ def run_net(
     notes: dict | None = None,  # what else a record says; others have another run folder
 ) -> Run:
     "Train and evaluate a network of one's own, going on where an earlier try stopped. Raises SmprError."
+    if options.devices > 1:
+        raise SmprError(f"devices {options.devices}: this network is trained by one process; leave it out")
     began, settings, seed, notes = time.time(), load_settings(), about["seed"], notes or {}
     config, cache = replace(config, train=replace(config.train, seed=seed)), options.cache
     cache = cache or settings.runs / "cache"
@@ -222,6 +224,8 @@ def run_net(
     findings = find(net, val_set, config, kept)
     origin = start_origin(scale, config, start)
     record = make_record(about | {"scale": scale.name}, config, findings, sets, origin, began)
+    if scale.drawn and options.train_set is None and options.val_set is None:
+        record["data"]["kind"] = "drawn"
     extra |= notes | {"parameters": sum(p.numel() for p in net.parameters())}
     return Run(record | extra, net, findings)
 
