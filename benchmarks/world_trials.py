@@ -24,7 +24,7 @@ from smpr.experiments.frozen import set_outputs
 from smpr.experiments.records import environment
 from smpr.experiments.rows import RunOptions, apply_parameters, make_scale, row_config, row_sets, run_row
 from smpr.settings import SmprError
-from smpr.world.people import seen_from
+from smpr.world.people import WorldConfig, seen_from
 
 LINES = Path(__file__).parent / "world_trials.jsonl"
 
@@ -42,6 +42,12 @@ def fields(net, poses) -> dict[int, float]:
     images = np.stack([read_picture(poses, r) for r in poses.records[:16]])
     shown = torch.from_numpy(images).permute(0, 3, 1, 2)
     return {s: round(seen_from(net, shown, s)[2], 1) for s in net.config.strides}
+
+
+def at_sigmas(run, poses, sigmas=(0.06, 0.07, 0.08, 0.09, 0.1, 0.12)) -> dict[float, float]:
+    "AP in percent of the same poses, counted with other sigmas."
+    others = {s: replace(poses, skeleton=WorldConfig(sigma=s).skeleton) for s in sigmas}
+    return {s: round(100 * evaluate(p, run.findings.results)["AP"], 1) for s, p in others.items()}
 
 
 def trial(words: list[str]) -> dict:
@@ -76,6 +82,7 @@ def trial(words: list[str]) -> dict:
         **numbers.pop("score"),
         "by": {k: v["AP"] for k, v in numbers.items()},
         "seconds": {k: round(v) for k, v in seconds.items()} | {"train": round(run.record["train_seconds"])},
+        "at_sigma": at_sigmas(run, poses),
         "field_px": fields(run.net, poses),
         "parameters": sum(p.numel() for p in run.net.parameters()),
         "config": {k: str(v) for k, v in flat(config).items() if v != flat(type(config)())[k]},
