@@ -162,6 +162,8 @@ def video_frames(source: Path | int) -> Iterator[tuple]:  # a file, or the numbe
     if bad or not good:
         said = f"{bad} damaged frames left out of {good + bad}" if good else "holds no frame that can be read"
         raise SmprError(f"{name}: {said}; {hint} or give another copy")
+    if stream.frames > good:
+        print(f"smpr: {printable(name)}: announces {stream.frames} frames, {good} are there", file=sys.stderr)
 
 # %% ../nbs/appendix/sources.ipynb #b75bd79f
 def shades(values: np.ndarray) -> np.ndarray:  # uint8

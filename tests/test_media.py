@@ -380,6 +380,19 @@ def test_damage_in_the_middle(photo, model, predict):
     assert [p.name for p in Path("drawn").glob("*.mp4")] == ["clip.mp4"]
 
 
+def test_a_video_that_was_cut_short_is_said(photo, model, predict, capfd):
+    "What is there is read; a head that announces more frames than follow is quoted, in both ways of asking."
+    film(Path("whole.avi"), photo, range(8), Fraction(1, 10))
+    data = Path("whole.avi").read_bytes()
+    starts = [i for i in range(len(data)) if data[i : i + 4] == b"00dc"]
+    Path("cut.avi").write_bytes(data[: starts[5]])
+    assert len(list(video_frames(Path("whole.avi")))) == 8 and capfd.readouterr().err == ""
+    there = len(smpr.predict(model, "cut.avi"))
+    said = f"cut.avi: announces 8 frames, {there} are there"
+    assert 0 < there < 8 and said in capfd.readouterr().err
+    assert said in predict("cut.avi", "--out", "drawn")
+
+
 def test_videos_without_frames(photo, model, predict):
     film(Path("empty.avi"), photo, [])
     film(Path("cut.avi"), photo, range(3), Fraction(1, 10))
