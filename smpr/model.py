@@ -135,10 +135,10 @@ class ResNetBody(nn.Module):
 
 # %% ../nbs/08_model.ipynb #b0d1e002
 def _down(cin: int, cout: int, kernel: int, stride: int, groups: int) -> nn.Sequential:
-    "Convolution, group norm, ReLU."
+    "Convolution, group norm in as many of the groups as divide the channels, ReLU."
     conv = nn.Conv2d(cin, cout, kernel, stride, (kernel - stride + 1) // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    return nn.Sequential(conv, nn.GroupNorm(groups, cout), nn.ReLU(inplace=True))
+    return nn.Sequential(conv, nn.GroupNorm(math.gcd(groups, cout), cout), nn.ReLU(inplace=True))
 
 
 class TinyBlock(nn.Module):
@@ -287,7 +287,10 @@ class HRFPN(nn.Module):
 
 # %% ../nbs/08_model.ipynb #c43324f9
 def conv_norm(cin: int, cout: int, groups: int) -> nn.Sequential:
-    "3x3 convolution without bias, group norm, ReLU."
+    "3x3 convolution without bias, group norm, ReLU. Raises `SmprError` where the groups do not divide."
+    if cout % groups:
+        remedy = "give model.width and model.heatmap_width that it divides, or fewer groups"
+        raise SmprError(f"model.norm_groups {groups} does not divide {cout} channels; {remedy}")
     conv = nn.Conv2d(cin, cout, 3, padding=1, bias=False)
     nn.init.normal_(conv.weight, std=0.01)
     return nn.Sequential(conv, nn.GroupNorm(groups, cout), nn.ReLU(inplace=True))

@@ -1,6 +1,8 @@
 """Values out of range from Python are the same one-line error as from the command (test_cli.RANGES), before a
 picture is read."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +12,7 @@ from smpr.cli import main
 from smpr.data import load_set
 from smpr.evaluation import detect_set
 from smpr.inference import TestConfig, load, predict, usual_batch
+from smpr.model import SMPR
 from smpr.settings import SmprError, load_settings
 from smpr.structures import Result
 from smpr.training import RunConfig, train
@@ -87,3 +90,23 @@ def test_sizes_far_from_the_usual_are_said(net, side, far, tmp_path, capsys):
     assert main([*words, "--weights", "rendered", "--device", "cpu"]) == 0
     for err in (said, capsys.readouterr().err):
         assert (f"{side} px are far from the 240 px" in err) == far
+
+
+@pytest.mark.parametrize("name, value", (("width", 50), ("heatmap_width", 40)))
+def test_groups_that_do_not_divide(name, value, people, tmp_path, capsys):
+    "A width without that many groups is one line, in Python and from the command."
+    config = small_config()
+    with pytest.raises(SmprError, match=f"model.norm_groups .* does not divide {value} channels"):
+        SMPR(replace(config.model, **{name: value, "norm_groups": 32}))
+    flags = [
+        f"--model.{name}",
+        str(value),
+        "--model.norm-groups",
+        "32",
+        "--train.steps",
+        "1",
+        "--weights",
+        "none",
+    ]
+    assert main(["train", *flags, "--run", str(tmp_path / "run")]) == 2
+    assert f"model.norm_groups 32 does not divide {value} channels" in capsys.readouterr().err
