@@ -14,7 +14,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -46,6 +46,7 @@ class Confidence(StrEnum):
 
     SCORE = "score"  # p * q, person probability times pose score (Sec. III-F)
     PERSON = "person"  # p alone
+    POSE_SCORE = "pose-score"  # q alone, of networks that have one
     TRUE_OKS = "true-oks"  # the pose's best OKS with a labelled person (Table II)
 
 # %% ../../nbs/experiments/findings.ipynb #3056f283
@@ -68,6 +69,7 @@ def found_poses(
     pred, record = output.pred, output.record
     found = candidates(pred, output.n, output.size, output.factor, config, sigmas)
     sorts = {Confidence.SCORE: found.confidence, Confidence.PERSON: found.person}
+    sorts[Confidence.POSE_SCORE] = found.confidence / found.person.clamp(min=1e-9)
     quality = sorts[by] if by in sorts else record.true_oks(found.keypoints, sigmas)
     order, scores = select_order(found, config, quality)
     score = None if pred.score_logits is None else pred.score_logits[output.n]
@@ -265,6 +267,7 @@ class Findings:
     scoring: dict[str, dict[str, float]]  # the COCO numbers under each Confidence
     dense: DenseSample | None  # where it was asked for
     more: Matches | None = None  # of further pictures, where there are some
+    initial: dict[str, float] | None = None  # the COCO numbers of the initial poses, where others are final
 
 # %% ../../nbs/experiments/findings.ipynb #bfe86b7b
 def collect(
@@ -274,14 +277,22 @@ def collect(
     config: DecodeConfig,
     every: int | None = None,  # draw one of so many dense predictions; None: none
 ) -> Findings:
-    "Detections of a set, counted under each way of sorting, and a dense sample."
+    "Detections of a set, counted under each way of sorting, of its initial poses, and a dense sample."
     results, dense = {c: [] for c in Confidence}, DenseSample(every) if every else None
+    first: list[dict] = []
+    scored = refined = False
     for output in outputs:
-        places = {}
+        places, pred = {}, output.pred
+        scored, refined = pred.score_logits is not None, pred.refined is not None
         for c in Confidence:
             found, places[c] = found_poses(output, sigmas, config, c)
             results[c] += found
+        if refined:
+            before = replace(output, pred=replace(pred, refined=None))
+            first += found_poses(before, sigmas, config)[0]
         if dense:
             dense.add(output, places[Confidence.SCORE], sigmas, config.score_threshold)
-    scoring = {c.value: evaluate(poses, found) for c, found in results.items()}
-    return Findings(results[Confidence.SCORE], scoring, dense)
+    ways = [c for c in Confidence if scored or c != Confidence.POSE_SCORE]
+    scoring = {c.value: evaluate(poses, results[c]) for c in ways}
+    initial = evaluate(poses, first) if refined else None
+    return Findings(results[Confidence.SCORE], scoring, dense, initial=initial)

@@ -65,6 +65,7 @@ def make_record(
     return about | {
         "metrics": findings.scoring[Confidence.SCORE],
         "scoring": findings.scoring,
+        **({"initial": findings.initial} if findings.initial else {}),
         "data": data | {"train_pictures": len(train_set), "val_pictures": len(val_set)},
         "start": start,
         "config": to_dict(config),

@@ -179,7 +179,7 @@ def method_findings(
     net: Rival, poses: PoseSet, config: Config, frozen: features.FrozenFeatures | None = None
 ) -> Findings:
     "Detections of a set, counted under each way of sorting. Raises SmprError."
-    results: dict = {c: [] for c in Confidence}
+    results: dict = {c: [] for c in (Confidence.SCORE, Confidence.PERSON, Confidence.TRUE_OKS)}
     for output in features.picture_outputs(net, poses, config.test, frozen):
         for by, entries in _entries(net, output, config.test.decode).items():
             results[by] += entries
