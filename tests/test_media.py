@@ -157,7 +157,13 @@ def test_labels_of_turned_pictures(turn, said, photo, tmp_path, capsys):
     for call in (
         lambda: check_truth(poses),
         lambda: smpr.train(
-            smpr.small_config(1, 1), poses, tmp_path / "run", steps=1, workers=0, device="cpu"
+            smpr.small_config(1, 1),
+            poses,
+            tmp_path / "run",
+            start="rendered",
+            steps=1,
+            workers=0,
+            device="cpu",
         ),
         lambda: main(["eval", "--images", ".", "--annotations", "set.json", "--weights", "rendered"]),
     ):
