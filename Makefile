@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml | $(BIN)/python
 quick: $(STAMP)  ## export, lint, types, structure and unit tests (under 3 minutes)
 	@bash .ci/test.sh quick
 
-test: $(STAMP)   ## every check: quick's, notebooks, slow tests, ablation smoke (at most 15 minutes)
+test: $(STAMP)   ## every check: quick's, notebooks, slow tests, ablation smoke (about 20 minutes; aim: 15)
 	@bash .ci/test.sh
 
 reproduce: $(STAMP)  ## Table I at mini scale on the embedded data (at most 30 minutes on two cores)
