@@ -1,7 +1,6 @@
 """The experiment machinery: parameters, records, tables, and the notebook whose form must match the
 configuration."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import module
 
 from smpr.experiments.findings import read_detections, write_detections
 from smpr.experiments.records import load_records, mark_made, write_record
@@ -211,9 +211,7 @@ def test_weighted_ap_equals_written_out_copies(seed):
 
 def test_reference_page_is_cleaned(tmp_path):
     "What belongs to one machine and one hour goes; without a record of our own there is no page."
-    spec = importlib.util.spec_from_file_location("keep", ROOT / "benchmarks" / "keep_reference.py")
-    keep = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(keep)
+    keep = module(ROOT / "benchmarks" / "keep_reference.py")
     own = replace(load_settings(), figures=tmp_path / "figures", runs=tmp_path / "runs")
     outputs = [
         {"name": "stderr", "text": "50%"},

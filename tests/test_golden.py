@@ -8,7 +8,6 @@ says:
 within 1e-4.
 """
 
-import importlib.util
 import json
 import lzma
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scripts import module
 
 from smpr.assignment import AssignConfig, Region, assign_regions, oks_positives
 from smpr.deploy.published import convert_state_dict, our_name, published_config
@@ -52,15 +52,6 @@ def kinds(test):
 
 def test_there_are_seeds():
     assert SEEDS, f"{FOLDER} holds no *_SEED.npz"
-
-
-@lru_cache
-def module(path):
-    "A script as a module."
-    spec = importlib.util.spec_from_file_location(f"golden_{path.stem}", path)
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
 
 
 def rule():

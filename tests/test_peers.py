@@ -6,7 +6,6 @@ README there says: |a - b| <= 1e-4 (1 + |b|), sets and orders exactly. Below the
 method.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scripts import module
 
 import smpr.peers.centernet as cn
 import smpr.peers.directpose as dp
@@ -52,15 +52,6 @@ def test_a_folder_that_is_named_holds_seeds():
 
 
 # ------------------------------------------------------------ tools
-
-
-@lru_cache
-def module(path):
-    "A script as a module."
-    spec = importlib.util.spec_from_file_location(f"golden_peers_{path.stem}", path)
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
 
 
 def rule():

@@ -1,11 +1,11 @@
 """The recipe for photographs: its commands, and the split that keeps choosing apart from measuring."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
+from scripts import module
 
 from smpr.beyond.real_people import join_sets, split_dev
 from smpr.cli import main
@@ -84,10 +84,7 @@ def test_choosing_never_sees_what_measures():
 
 def benchmark():
     "benchmarks/real_model.py as a module."
-    spec = importlib.util.spec_from_file_location("real_model", ROOT / "benchmarks" / "real_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module(ROOT / "benchmarks" / "real_model.py")
 
 
 def test_the_truth_finds_every_group_and_half_of_it_halves_them():

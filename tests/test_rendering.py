@@ -1,6 +1,5 @@
 """Rendered people: what must hold for any picture; needs smpr[render] for the parts with a body."""
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripts import module
 
 from smpr.data import load_set
 from smpr.rendering.bodies import archetypes, hat_shares, missing_extra, sample_pose, turn
@@ -172,11 +172,7 @@ def test_small_people_keep_their_box_only():
 
 def benchmark():
     "benchmarks/render.py as a module."
-    file = Path(__file__).parent.parent / "benchmarks" / "render.py"
-    spec = importlib.util.spec_from_file_location("render_benchmark", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module(Path(__file__).parent.parent / "benchmarks" / "render.py")
 
 
 def test_a_set_is_described():
