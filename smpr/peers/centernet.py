@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..config import Count, NotNegative, Share
 from ..inference import DecodeConfig
 from ..model import ModelConfig
-from .interface import Method, Rival, finer
+from .interface import Method, Rival, finer, select_best
 from ..skeleton import Skeleton
 from ..structures import Candidates, People
 from ..update import Config
@@ -259,5 +259,4 @@ class CenterNet(Method):
         self, net: Rival, found: Candidates, config: DecodeConfig, quality: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         "No suppression but the peaks, no threshold: the best stay (published code)."
-        scores, order = (found.confidence if quality is None else quality).sort(descending=True, stable=True)
-        return order[: config.keep], scores[: config.keep]
+        return select_best(found, config, quality)

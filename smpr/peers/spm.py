@@ -18,7 +18,7 @@ from ..config import Count, NotNegative, Positive, Share
 from ..inference import DecodeConfig
 from ..model import ModelConfig
 from .centernet import peaks
-from .interface import Method, Rival, finer
+from .interface import Method, Rival, finer, select_best
 from ..skeleton import Skeleton
 from ..structures import Candidates, People
 from ..update import Config
@@ -232,5 +232,4 @@ class SPM(Method):
         self, net: Rival, found: Candidates, config: DecodeConfig, quality: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         "No suppression but the peaks: the best stay."
-        scores, order = (found.confidence if quality is None else quality).sort(descending=True, stable=True)
-        return order[: config.keep], scores[: config.keep]
+        return select_best(found, config, quality)
