@@ -19,22 +19,12 @@ import torch
 from smpr.config import change, flat
 from smpr.data import read_picture
 from smpr.evaluation import evaluate
-from smpr.experiments.findings import found_poses
-from smpr.experiments.frozen import set_outputs
 from smpr.experiments.records import environment
 from smpr.experiments.rows import RunOptions, apply_parameters, make_scale, row_config, row_sets, run_row
 from smpr.settings import SmprError
 from smpr.world.people import WorldConfig, seen_from
 
 LINES = Path(__file__).parent / "world_trials.jsonl"
-
-
-def initial_numbers(run, poses, config) -> dict[str, float]:
-    "The COCO numbers of the initial poses, as if there were no second guess."
-    outputs = set_outputs(run.net, poses, config, None)
-    first = (replace(o, pred=replace(o.pred, refined=None)) for o in outputs)
-    found = [e for o in first for e in found_poses(o, run.net.sigmas, config.test.decode)[0]]
-    return evaluate(poses, found)
 
 
 def fields(net, poses) -> dict[int, float]:
@@ -68,8 +58,8 @@ def trial(words: list[str]) -> dict:
     run = run_row("trials", row, scale, seed, config, RunOptions(dense=False))
     seconds = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
     scoring = dict(run.record["scoring"])
-    if config.model.refine:
-        scoring["initial"] = initial_numbers(run, poses, config)
+    if run.findings.initial:
+        scoring["initial"] = run.findings.initial
     columns = ("AP", "AP50", "AP75", "AR")
     numbers = {by: {k: round(100 * m[k], 1) for k in columns} for by, m in scoring.items()}
     where = environment()

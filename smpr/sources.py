@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .config import printable
+from .config import printable, say
 from .data import PICTURE_KINDS, read_image, to_rgb
 from .settings import SmprError, need
 
@@ -163,7 +163,7 @@ def video_frames(source: Path | int) -> Iterator[tuple]:  # a file, or the numbe
         said = f"{bad} damaged frames left out of {good + bad}" if good else "holds no frame that can be read"
         raise SmprError(f"{name}: {said}; {hint} or give another copy")
     if stream.frames > good:
-        print(f"smpr: {printable(name)}: announces {stream.frames} frames, {good} are there", file=sys.stderr)
+        say(f"smpr: {name}: announces {stream.frames} frames, {good} are there")
 
 # %% ../nbs/appendix/sources.ipynb #b75bd79f
 def shades(values: np.ndarray) -> np.ndarray:  # uint8

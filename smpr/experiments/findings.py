@@ -280,11 +280,12 @@ def collect(
     "Detections of a set, counted under each way of sorting, of its initial poses, and a dense sample."
     results, dense = {c: [] for c in Confidence}, DenseSample(every) if every else None
     first: list[dict] = []
-    scored = refined = False
+    ways, refined = list(Confidence), False
     for output in outputs:
         places, pred = {}, output.pred
-        scored, refined = pred.score_logits is not None, pred.refined is not None
-        for c in Confidence:
+        refined = pred.refined is not None
+        ways = [c for c in Confidence if pred.score_logits is not None or c != Confidence.POSE_SCORE]
+        for c in ways:
             found, places[c] = found_poses(output, sigmas, config, c)
             results[c] += found
         if refined:
@@ -292,7 +293,6 @@ def collect(
             first += found_poses(before, sigmas, config)[0]
         if dense:
             dense.add(output, places[Confidence.SCORE], sigmas, config.score_threshold)
-    ways = [c for c in Confidence if scored or c != Confidence.POSE_SCORE]
     scoring = {c.value: evaluate(poses, results[c]) for c in ways}
     initial = evaluate(poses, first) if refined else None
     return Findings(results[Confidence.SCORE], scoring, dense, initial=initial)
