@@ -44,7 +44,7 @@ def whole_table(figures: Path) -> list[Line]:
     now, same = r["now"], r["same_pictures"]
     return [
         Line(
-            "the seven rows of Table I at mini scale, core-seconds",
+            "the seven rows of Table I at scale rendered, core-seconds",
             "the version before the work on speed",
             now["seconds"],
             r["before"]["seconds"],

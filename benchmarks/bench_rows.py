@@ -436,9 +436,9 @@ def embedded(split: str, count: int) -> PoseSet:
 
 
 def step_lines(device: torch.device, rounds: int) -> Iterator[Line]:
-    """The mini training step (kept features) beside the plain one; its targets; and the loader beside the
-    step of the small network that it feeds."""
-    scale = make_scale("mini")
+    """The training step of scale rendered (kept features) beside the plain one; its targets; and the loader
+    beside the step of the small network that it feeds."""
+    scale = make_scale("rendered")
     config = row_config(Row.PAFPN, scale.config)
     plain = replace(config, train=replace(config.train, bf16=False))
     with TemporaryDirectory() as folder:
@@ -464,7 +464,7 @@ def step_lines(device: torch.device, rounds: int) -> Iterator[Line]:
 
         times = race(quick, slow, device, rounds)
         yield versus(
-            f"mini training step, {config.train.batch} pictures",
+            f"rendered training step, {config.train.batch} pictures",
             "torchvision's deformable convolution, float32, loops for targets",
             times,
             3,
@@ -488,7 +488,7 @@ def step_lines(device: torch.device, rounds: int) -> Iterator[Line]:
             )
 
         yield Line(
-            "all targets of the mini training step",
+            "all targets of the rendered training step",
             "the step",
             share := median_time(both, rounds=rounds),
             times[0],

@@ -1,4 +1,4 @@
-"""What Table I at mini scale costs, now and in an earlier version, from the records of both.
+"""What Table I at scale rendered costs, now and in an earlier version, from the records of both.
 
     python benchmarks/table1_time.py [--before e2d2593 --same-pictures 3e764a2]
 
@@ -43,7 +43,7 @@ def cost(records: list[dict]) -> dict:
     seeds means, and the spread of AP."""
     by_row = {row.value: [r for r in records if r["row"] == row] for row in Row}
     if not all(by_row.values()):
-        raise SmprError("figures/results/table1 lacks rows; `smpr reproduce table1 --scale mini` makes them")
+        raise SmprError("rows are missing: run `smpr reproduce table1 --scale rendered`")
 
     def seconds(r):
         return r["wall_seconds"] - r.get("more", {}).get(
@@ -80,7 +80,7 @@ def main() -> None:
     a = parser.parse_args()
     figures = load_settings().figures
     now, before, same = (
-        cost(load_records("table1", "mini", figures)),
+        cost(load_records("table1", "rendered", figures)),
         cost(old_records(a.before)),
         cost(old_records(a.same_pictures)),
     )

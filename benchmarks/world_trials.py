@@ -1,4 +1,4 @@
-"""What a choice of the scale `world` is worth: its last row with other options, a line in world_trials.jsonl.
+"""What a choice of the scale `mini` is worth: its last row with other options, a line in world_trials.jsonl.
 
     python benchmarks/world_trials.py note="half the rate" train_lr=2e-3 drawn_people=1,2 seed=101
 
@@ -46,7 +46,7 @@ def trial(words: list[str]) -> dict:
     row, note, seed = given.pop("row", "pafpn"), given.pop("note", ""), int(given.pop("seed", 100))
     if seed < 100:
         raise SmprError(f"seed {seed}: seeds below 100 belong to the table; give one from 100 on")
-    scale = make_scale("world")
+    scale = make_scale("mini")
     count, drawn = int(given.pop("train_pictures", scale.train_pictures)), scale.drawn
     said = dict(given)
     for name in [n for n in given if n.startswith("drawn_")]:

@@ -71,6 +71,7 @@ class OffsetStart(StrEnum):
 
     RANDOM = "random"  # weights of the 1x1 convolution drawn with standard deviation 0.1 (published code)
     KEYPOINTS = "keypoints"  # tap t at keypoint t mod K of the initial pose (ours, for short runs)
+    GRID = "grid"  # in the regular square and held there: a plain convolution (ours, the control)
 
 # %% ../nbs/04_aggregation.ipynb #2b75f8ab
 class DeformPath(StrEnum):
@@ -111,6 +112,8 @@ class Aggregation(nn.Module):
         nn.init.normal_(self.offset.weight, std=0.1)  # published code
         if start == OffsetStart.KEYPOINTS:
             self.offset.weight.data.copy_(keypoint_taps(keypoints, groups))
+        if start == OffsetStart.GRID:
+            self.offset.weight.requires_grad_(False).zero_()
         size = width, width, 3, 3
         self.pose, self.person = (nn.Parameter(torch.empty(size).normal_(std=0.01)) for _ in range(2))
 

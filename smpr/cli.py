@@ -551,7 +551,7 @@ class Reproduce(Options):
     "Run what is missing of a table of the paper, then build it; of a trial, below runs/trial."
 
     table: Positional[str] = "table1"  # table1, table2, table3, figure6, deviations, rivals or all
-    scale: Literal["smoke", "mini", "world", "gpu", "coco"] | None = None  # default: settings.ini
+    scale: Literal["smoke", "mini", "rendered", "gpu", "coco"] | None = None  # default: settings.ini
     seeds: Count = 1  # how often each row of Table I is run
     jobs: Count | None = None  # rows at a time on this machine
     scheduler: str | None = None  # of dask, whose workers run the rows: tcp://HOST:8786; needs smpr[dask]

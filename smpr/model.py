@@ -45,6 +45,7 @@ class NeckName(StrEnum):
 
     FPN = "fpn"
     PAFPN = "pafpn"
+    PAFPN_CUT = "pafpn-cut"  # its layers without its second way (ours, the control)
     HRFPN = "hrfpn"
 
 
@@ -87,6 +88,7 @@ class ModelConfig(Options):
     refine: bool = True  # feature aggregation and second pose (Table I: + refine)
     score: bool = True  # pose scoring (Table I: + PSM)
     heatmap: bool = True  # heatmap branch, training only (Table I: + heatmap)
+    aggregate_person: bool = True  # the classification reads aggregated features, too (Sec. III-D)
 
     @property
     def groups(self) -> int:
@@ -250,16 +252,17 @@ class FPN(nn.Module):
 class PAFPN(FPN):
     "A feature pyramid with a second way, from fine to coarse; ReLU after every convolution (published code)."
 
-    def __init__(self, channels: tuple[int, ...], width: int, levels: int):
+    def __init__(self, channels: tuple[int, ...], width: int, levels: int, cut: bool = False):
         super().__init__(channels, width, levels)
-        self.down = nn.ModuleList(_conv(width, width, 3, 2) for _ in channels[1:])
+        self.cut = cut  # the second way: every level then reads itself instead of the finer one
+        self.down = nn.ModuleList(_conv(width, width, 3, 1 if cut else 2) for _ in channels[1:])
         self.path = nn.ModuleList(_conv(width, width, 3) for _ in channels[1:])
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         maps = self.top_down([conv(f).relu() for conv, f in zip(self.lateral, features, strict=True)])
         maps = [conv(m).relu() for conv, m in zip(self.output, maps, strict=True)]
         for i, conv in enumerate(self.down):
-            maps[i + 1] = maps[i + 1] + conv(maps[i]).relu()
+            maps[i + 1] = maps[i + 1] + conv(maps[i + 1] if self.cut else maps[i]).relu()
         out = [maps[0]] + [conv(m).relu() for conv, m in zip(self.path, maps[1:], strict=True)]
         for conv in self.extra:
             out.append(conv(out[-1]).relu())
@@ -329,6 +332,8 @@ class Head(nn.Module):
         self.person = logit_conv(c, 1, prior=0.01)
         self.aggregation = Aggregation(K, c, config.groups, config.offset_start) if config.refine else None
         self.delta = PoseConv(K, c, n) if config.refine else None
+        if self.aggregation is not None:
+            self.aggregation.person.requires_grad_(config.aggregate_person)
         self.score = logit_conv(c, 1) if config.score else None
         self.heatmap = heatmap_branch(config, K) if config.heatmap else None
 
@@ -337,7 +342,8 @@ class Head(nn.Module):
         person, pose = self.person_tower(x), self.pose_tower(x)
         initial, refined = self.initial(pose, i), None
         if self.aggregation is not None and self.delta is not None:
-            pose, person = self.aggregation(pose, person, initial)
+            pose, gathered = self.aggregation(pose, person, initial)
+            person = gathered if self.config.aggregate_person else person
             refined = refine(initial, self.delta(pose, i))
         return self.person(person), initial, refined, None if self.score is None else self.score(pose)
 
@@ -373,8 +379,9 @@ def make_neck(config: ModelConfig, backbone: Backbone) -> tuple[nn.Module, slice
     if name == NeckName.HRFPN:
         return HRFPN(backbone.channels, config.width, n), slice(0, None)
     used = slice(backbone.strides.index(first), backbone.strides.index(first) + n)
-    kind = {NeckName.FPN: FPN, NeckName.PAFPN: PAFPN}[name]
-    return kind(backbone.channels[used], config.width, n), used
+    if name == NeckName.FPN:
+        return FPN(backbone.channels[used], config.width, n), used
+    return PAFPN(backbone.channels[used], config.width, n, cut=name == NeckName.PAFPN_CUT), used
 
 # %% ../nbs/08_model.ipynb #d4768892
 PIXEL_STATS = {

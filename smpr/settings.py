@@ -39,7 +39,7 @@ class Settings(Options):
     figures: Path = Path("figures")  # tables, charts and records go here
     runs: Path = Path("runs")  # checkpoints, logs and caches go here
     device: DeviceName = "auto"
-    scale: Literal["smoke", "mini", "world", "gpu", "coco"] = "mini"  # of the experiments
+    scale: Literal["smoke", "mini", "rendered", "gpu", "coco"] = "mini"  # of the experiments
     workers: Whole = 2  # processes that load pictures
     seed: Whole = 0  # seed of training
 

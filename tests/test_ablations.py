@@ -229,7 +229,7 @@ def test_reference_page_is_cleaned(tmp_path):
 
 
 def test_plans_name_every_run_once():
-    for scale in ("smoke", "mini", "gpu", "coco"):
+    for scale in ("smoke", "mini", "rendered", "gpu", "coco"):
         jobs = plan("all", scale, 3)
         files = [j.record(scale, Path("f")) for j in jobs]
         assert len(files) == len(set(files)) and sum(j.experiment == "table1" for j in jobs) == 21

@@ -218,7 +218,7 @@ RANGES = {  # flags, and what their one line says: the flag, and what it takes
     "train --data.short 0": ("--data.short", "from 1 to 8192"),
     "eval --images x --annotations y --scales 400,big": ("--scales", "a whole number"),
     "reproduce --seeds two": ("--seeds", "a whole number"),
-    "reproduce --scale huge": ("--scale", "smoke, mini, world, gpu, coco"),
+    "reproduce --scale huge": ("--scale", "smoke, mini, rendered, gpu, coco"),
     "render out --count -3": ("--count", "at least 0"),
 }
 

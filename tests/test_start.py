@@ -389,7 +389,7 @@ def test_a_row_of_table1_at_the_scale_coco_on_two_devices(tmp_path, monkeypatch,
 
 def test_devices_that_cannot_be(capsys):
     for words, said in (
-        (["--scale", "mini", "--devices", "2"], "one process"),
+        (["--scale", "rendered", "--devices", "2"], "one process"),
         (["--scale", "coco", "--devices", "2", "--jobs", "2"], "share GPUs"),
         (["--scale", "mini", "--devices", "0"], "devices"),
     ):

@@ -92,7 +92,7 @@ def test_results_are_coco_results(smoke):
 
 
 def test_table3_has_the_peer_at_every_scale():
-    for scale in ("smoke", "mini", "gpu", "coco"):
+    for scale in ("smoke", "mini", "rendered", "gpu", "coco"):
         jobs = [j for j in plan("table3", scale) if j.row == PEER]
         assert len(jobs) == 1 and f"-p row {PEER}" in jobs[0].command(scale)
 
@@ -114,7 +114,7 @@ def test_boxes_hold_their_keypoints():
 @pytest.mark.slow
 def test_two_pictures_are_learnt(tmp_path):
     "From the shipped parts, on two pictures: the loss falls to less than half, and their people are found."
-    scale = make_scale("mini")
+    scale = make_scale("rendered")
     config = peer_config(scale)
     config = replace(config, train=replace(config.train, batch=2, steps=80, warmup=8, ema=0.9))
     val = row_sets(scale)[1]

@@ -1,4 +1,4 @@
-"Drawn people go through the whole package like any pictures; a row at scale `world` starts from nothing."
+"Drawn people go through the whole package like any pictures; a row at scale `mini` starts from nothing."
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def people(tmp_path_factory):
 def small(steps: int = 2, batch: int = 2):
     "The recipe of the scale, cut short."
     return replace(
-        make_scale("world").config, train=replace(make_scale("world").config.train, steps=steps, batch=batch)
+        make_scale("mini").config, train=replace(make_scale("mini").config.train, steps=steps, batch=batch)
     )
 
 
@@ -40,7 +40,7 @@ def test_train_predict_evaluate(people, tmp_path):
 
 def test_a_row_starts_from_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("SMPR_RUNS", str(tmp_path))
-    scale = replace(make_scale("world"), config=small(), train_pictures=4, val_pictures=3, more_pictures=2)
+    scale = replace(make_scale("mini"), config=small(), train_pictures=4, val_pictures=3, more_pictures=2)
     record = run_row("table1", "pafpn", scale, seed=7).record
     assert record["start"] == {"weights": None, "parts": [], "tensors": 0}
     assert record["data"]["kind"] == "drawn" and record["data"]["train_pictures"] == 4

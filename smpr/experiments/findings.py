@@ -87,13 +87,13 @@ def found_poses(
 
 # %% ../../nbs/experiments/findings.ipynb #b9e09d4d
 def _dense_rows(output: PictureOutput, at: Tensor, sigmas: Tensor, group: int) -> np.ndarray:
-    "The columns of some locations, (n, 8)."
+    "The columns of some locations, (n, 9)."
     pred, n, r = output.pred, output.n, output.record
     xy, s = pred.locations[at], pred.strides[at]
     score = torch.full_like(s, torch.nan) if pred.score_logits is None else pred.score_logits[n, at]
-    oks = r.true_oks(_poses_at(output, pred.pose, at), sigmas)
+    oks, initial = (r.true_oks(_poses_at(output, o, at), sigmas) for o in (pred.pose, pred.initial))
     picture, group = (torch.full_like(s, v, dtype=torch.float64) for v in (r.id, group))
-    columns = (picture, *xy.unbind(1), s, pred.person_logits[n, at], score, oks, group)
+    columns = (picture, *xy.unbind(1), s, pred.person_logits[n, at], score, oks, group, initial)
     return torch.stack([c.double().cpu() for c in columns], 1).numpy()
 
 # %% ../../nbs/experiments/findings.ipynb #37b0c66f
@@ -105,10 +105,10 @@ class DenseSample:
     every_likely: int = 4  # ... and each one that the decoder would look at with 1 / every_likely
     pairs: int = 24  # pictures whose initial and refined poses are kept
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-    rows: list = field(default_factory=list)  # arrays (n, 8), see COLUMNS
+    rows: list = field(default_factory=list)  # arrays (n, 9), see COLUMNS
     poses: list = field(default_factory=list)  # (image id, x, y, initial pose, refined pose) of found people
 
-    COLUMNS = ("image_id", "x", "y", "stride", "person", "score", "oks", "likely")
+    COLUMNS = ("image_id", "x", "y", "stride", "person", "score", "oks", "likely", "initial_oks")
 
     @torch.inference_mode()
     def add(self, output: PictureOutput, places: Tensor, sigmas: Tensor, threshold: float) -> None:
@@ -127,7 +127,7 @@ class DenseSample:
 
     def write(self, path: Path, limit: int = 1_000_000) -> Path:
         "The sample as a compressed .npz of at most `limit` bytes, thinned evenly where it would be larger."
-        kinds = {"image_id": np.int64} | dict.fromkeys(("person", "score", "oks"), np.float16)
+        kinds = {"image_id": np.int64} | dict.fromkeys(("person", "score", "oks", "initial_oks"), np.float16)
         columns = dict(zip(self.COLUMNS, np.concatenate(self.rows).T))
         table = {name: column.astype(kinds.get(name, np.uint16)) for name, column in columns.items()}
         names = ("pair_image_id", "pair_location", "pair_initial", "pair_refined")

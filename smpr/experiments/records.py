@@ -96,6 +96,7 @@ def write_record(
     "Write a record, its findings beside it and before it; with `runs`, remember that it was made here."
     if findings:
         limit = 200_000 if record["data"]["val_pictures"] <= 2_000 else 20_000_000
+        limit = 80_000 if record["data"]["kind"] == "drawn" else limit  # many seeds
         kept = write_detections(beside(record, figures, "detections"), findings.results, limit)
         record = record | {"detections": kept}
         for kind in ("more", "dense"):
