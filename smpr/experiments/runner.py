@@ -41,7 +41,8 @@ from ..training import read_log
 def percent_done(job: Job, scale: str, extra: dict, runs: Path) -> int:
     "How far the training of a job has come."
     steps = (job.values(scale) | extra).get("train_steps", make_scale(scale).config.train.steps)
-    logs = [read_log(log.parent) for log in job.below(runs, scale).rglob("log.jsonl")]
+    place = job.below(runs, scale)  # looked at while it is written: no folder below may be opened that can go
+    logs = [read_log(log.parent) for at in ("log.jsonl", "*/log.jsonl") for log in place.glob(at)]
     return 100 * max((rows[-1].get("step", 0) for rows in logs if rows), default=0) // steps
 
 
