@@ -1261,6 +1261,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'smpr.world.people.capsule': ('world/people.html#capsule', 'smpr/world/people.py'),
                                    'smpr.world.people.draw_picture': ('world/people.html#draw_picture', 'smpr/world/people.py'),
                                    'smpr.world.people.draw_set': ('world/people.html#draw_set', 'smpr/world/people.py'),
+                                   'smpr.world.people.drawn_scene': ('world/people.html#drawn_scene', 'smpr/world/people.py'),
                                    'smpr.world.people.drawn_set': ('world/people.html#drawn_set', 'smpr/world/people.py'),
                                    'smpr.world.people.ground': ('world/people.html#ground', 'smpr/world/people.py'),
                                    'smpr.world.people.joints': ('world/people.html#joints', 'smpr/world/people.py'),

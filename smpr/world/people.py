@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIGURE', 'Bounds', 'NECK', 'PELVIS', 'FACE', 'CAPSULES', 'WorldConfig', 'joints', 'sample_pose', 'capsule',
-           'paint_figure', 'ground', 'place_people', 'draw_picture', 'to_coco', 'draw_set', 'drawn_set', 'seen_from']
+           'paint_figure', 'ground', 'place_people', 'draw_picture', 'drawn_scene', 'to_coco', 'draw_set', 'drawn_set',
+           'seen_from']
 
 # %% ../../nbs/world/people.ipynb #10ef5ab7
 # Shapes: G persons, K keypoints, J joints (the keypoints and four points that only the drawing needs),
@@ -27,7 +28,7 @@ from ..config import RISING, NotNegative, Options, Positive, Share, Side, Span, 
 from ..data import PoseSet, load_set
 from ..model import SMPR
 from ..settings import SmprError, atomic_write
-from ..skeleton import Skeleton, skeleton_to_category
+from ..skeleton import Scene, Skeleton, skeleton_to_category
 from ..structures import Sample
 
 # %% ../../nbs/world/people.ipynb #a32cfa13
@@ -246,6 +247,12 @@ def draw_picture(config: WorldConfig, seed: int, number: int) -> Sample:
     areas = (config.area * np.maximum(sides, sides[:, ::-1] / 3).prod(1)).clip(1)
     keypoints = np.where(v[..., None] > 0, np.concatenate([xy, v[..., None]], 2), 0)
     return Sample(image.clip(0, 255).astype(np.uint8), keypoints, areas, boxes)
+
+# %% ../../nbs/world/people.ipynb #ccc60542
+def drawn_scene() -> Scene:
+    "Three drawn people: two overlap a little, the tallest stands apart; in no set of the experiments."
+    s = draw_picture(WorldConfig(people=(3, 3)), 24, 1281)
+    return Scene(s.image, s.keypoints, s.areas)
 
 # %% ../../nbs/world/people.ipynb #490f1ba0
 def to_coco(samples: list[Sample], config: WorldConfig) -> dict:
