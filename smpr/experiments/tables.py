@@ -89,11 +89,11 @@ def markdown_lines(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def table_markdown(rows: list[TableRow], about: str, columns: tuple[str, ...] = COLUMNS) -> str:
     "A table as Markdown below a line `about` it; rows that were not run say so, and how to run them."
-    lines = []
+    lines, printed = [], tuple(c for c in columns if any(c in r.paper for r in rows))
     for r in rows:
         ours = r.cells(columns, "±") if r.ours else [r.absent] * len(columns)
-        lines.append([r.label, *ours, str(r.seeds), *r.printed(columns)])
-    lines = [about, "", *markdown_lines(["row", *columns, "seeds", *(f"paper {c}" for c in columns)], lines)]
+        lines.append([r.label, *ours, str(r.seeds), *r.printed(printed)])
+    lines = [about, "", *markdown_lines(["row", *columns, "seeds", *(f"paper {c}" for c in printed)], lines)]
     if missing := [f"* {r.label}: `{r.note}`" for r in rows if not r.ours and r.note.startswith("papermill")]:
         lines += ["", "Not run; the commands:", "", *missing]
     return "\n".join(lines) + "\n"
