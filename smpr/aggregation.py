@@ -105,6 +105,7 @@ class Aggregation(nn.Module):
         groups: int = 4,  # deformable groups D: published code 4, paper 1 (18 offset channels)
         start: OffsetStart = OffsetStart.RANDOM,  # of the 1x1 convolution
         path: DeformPath = DeformPath.AUTO,  # may be changed at any time
+        std: float = 0.01,  # of the weights over the taps, before training (published code)
     ):
         super().__init__()
         self.path = path
@@ -115,7 +116,7 @@ class Aggregation(nn.Module):
         if start == OffsetStart.GRID:
             self.offset.weight.requires_grad_(False).zero_()
         size = width, width, 3, 3
-        self.pose, self.person = (nn.Parameter(torch.empty(size).normal_(std=0.01)) for _ in range(2))
+        self.pose, self.person = (nn.Parameter(torch.empty(size).normal_(std=std)) for _ in range(2))
 
     def forward(
         self,

@@ -101,10 +101,13 @@ def check_values(state: dict[str, Tensor], where: str, most: float = 1e10) -> No
             raise SmprError(f"{where}: {name} {said}; take an earlier checkpoint or fetch the file again")
 
 # %% ../nbs/appendix/checkpoints.ipynb #2fc70a5b
-def load_weights(path: str | Path) -> tuple[ModelConfig, Skeleton, dict[str, Tensor]]:
+def load_weights(
+    path: str | Path,
+    quiet: bool = False,  # about options that the file is older than
+) -> tuple[ModelConfig, Skeleton, dict[str, Tensor]]:
     "Configuration, skeleton and 32-bit state dict of a file of `save_weights`. Raises `SmprError`."
     notes = read_notes(path)
-    config = from_dict(ModelConfig, notes["config"], str(path))
+    config = from_dict(ModelConfig, notes["config"], str(path), quiet)
     skeleton = from_dict(Skeleton, notes["skeleton"], str(path))
     try:
         state = {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}

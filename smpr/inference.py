@@ -386,7 +386,7 @@ def load(
     if not path.is_file():
         names = ", ".join(sorted(shipped)) or "none"
         raise SmprError(f"{weights}: no such weights; shipped are {names}, or give a .safetensors file")
-    config, skeleton, state = load_weights(path)
+    config, skeleton, state = load_weights(path, quiet=path in shipped.values())
     meta = read_notes(path).get("meta", {})
     net = SMPR(config, skeleton)
     net.load_state_dict(state, strict=False)  # old files may lack batch counters; the rest is checked

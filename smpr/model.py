@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .aggregation import Aggregation, OffsetStart
-from .config import Options, Span
+from .config import Options, Positive, Span
 from .refinement import PoseConv, refine
 from .representation import Variant, level_locations
 from .settings import SmprError
@@ -85,6 +85,7 @@ class ModelConfig(Options):
     heatmap_width: Channels = 128  # channels of the heatmap branch (published code)
     offset_groups: Variant = Variant.CODE  # deformable: CODE 4, PAPER 1 (18 offset channels, Sec. III-D)
     offset_start: OffsetStart = OffsetStart.RANDOM  # of the taps, before training (published code: random)
+    taps_std: Positive = 0.01  # of the weights over the taps, before training (published code)
     refine: bool = True  # feature aggregation and second pose (Table I: + refine)
     score: bool = True  # pose scoring (Table I: + PSM)
     heatmap: bool = True  # heatmap branch, training only (Table I: + heatmap)
@@ -330,7 +331,8 @@ class Head(nn.Module):
         self.person_tower, self.pose_tower = tower(config), tower(config)
         self.initial = PoseConv(K, c, n)
         self.person = logit_conv(c, 1, prior=0.01)
-        self.aggregation = Aggregation(K, c, config.groups, config.offset_start) if config.refine else None
+        start = {"start": config.offset_start, "std": config.taps_std}
+        self.aggregation = Aggregation(K, c, config.groups, **start) if config.refine else None
         self.delta = PoseConv(K, c, n) if config.refine else None
         if self.aggregation is not None:
             self.aggregation.person.requires_grad_(config.aggregate_person)

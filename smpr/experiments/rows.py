@@ -136,7 +136,7 @@ def world_config(steps: int = 2000, batch: int = 8) -> Config:
         model=ModelConfig(
             backbone=BackboneName.TINY, pixels=Pixels.HALF, frozen_stages=0, frozen_norm_affine=False,
             strides=(8, 16, 32), width=48, tower_depth=1, norm_groups=8, heatmap_width=32,
-            offset_start=OffsetStart.KEYPOINTS),
+            offset_start=OffsetStart.KEYPOINTS, taps_std=0.068),  # Kaiming's: sqrt(2 / (9 * 48))
         assign=AssignConfig(range_unit=4.0),
         data=DataConfig(short=96, long=96, crop=0),
         test=TestConfig(short=96, long=96),
