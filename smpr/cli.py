@@ -114,7 +114,9 @@ def change_many(config, words: list[str]):
 class Passing(Options):
     "Flags of every subcommand that runs the network."
 
-    weights: str = "real"  # real (photographs), rendered (rendered people), a .safetensors file or run folder
+    weights: str = (
+        "real"  # real (photographs), rendered, drawn (such people), a .safetensors file or run folder
+    )
     device: str | None = None  # auto, cpu, cuda or cuda:N; default: settings.ini
     flip: bool = False  # also look at the mirrored picture
     scales: tuple[Side, ...] = ()  # shorter sides in px for a multi-scale test, for instance 400,600,800

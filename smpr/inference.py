@@ -375,7 +375,7 @@ def shipped_weights() -> dict[str, Path]:
 
 # %% ../nbs/11_inference.ipynb #4fca62f6
 def load(
-    weights: str | Path = "real",  # a shipped name (real, rendered), or a .safetensors file
+    weights: str | Path = "real",  # a shipped name (real, rendered, drawn), or a .safetensors file
     device: str | None = None,  # auto, cpu, cuda or cuda:N; None: auto
 ) -> SMPR:
     "A network ready for `predict`; `test` holds its test settings, `card` its training. Raises SmprError."

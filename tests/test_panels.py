@@ -1,4 +1,4 @@
-"""Every corner of the sliders of the three panels: a figure, the counts that the package computes, and
+"""Every corner of the sliders of the four panels: a figure, the counts that the package computes, and
 nothing else."""
 
 import numpy as np
@@ -7,12 +7,15 @@ import torch
 
 from smpr.data import load_set, read_image
 from smpr.evaluation import score_vs_oks
+from smpr.inference import load
 from smpr.settings import load_settings
 from smpr.skeleton import Scene, load_scene
 from smpr.structures import Candidates, Poses
 from smpr.viz.assignment import AssignChoices, assign_scene, draw_choices
 from smpr.viz.detections import ListChoices, PickChoices, draw_list, draw_pick, pick, thin_out
+from smpr.viz.method import CellChoices, cell_of, draw_cell, look_inside
 from smpr.viz.panels import as_png, corners
+from smpr.world.people import FIGURE, drawn_scene
 
 
 @pytest.fixture(scope="module")
@@ -98,4 +101,21 @@ def test_evaluation_panel(choices, people):
     )
     place, picture = f"detection {n + 1} of {len(scores)}", results[n]["image_id"]
     assert figure.get_suptitle() == f"{place}: picture {picture}, score {scores[n]:.2f}, OKS {best[n]:.2f}"
+    assert as_png(figure).startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def inside():
+    return look_inside(load("drawn", "cpu"), drawn_scene().image)
+
+
+@pytest.mark.parametrize("choices", list(corners(CellChoices)), ids=str)
+def test_cell_panel(choices, inside):
+    "The cell holds the place; what is drawn and said are its numbers."
+    n, figure = cell_of(choices, inside), draw_cell(choices, drawn_scene().image, inside, FIGURE)
+    assert (inside.locations[n] - torch.tensor([choices.x, choices.y])).abs().max() <= inside.strides[n] / 2
+    assert inside.strides[n] == {"P3": 8, "P4": 16, "P5": 32}[choices.level]
+    p, q = inside.person[n].item(), inside.quality[n].item()
+    assert f"p {p:.2f}, q {q:.2f}, p q {p * q:.2f};" in figure.get_suptitle()
+    assert [bar.get_height() for bar in figure.axes[3].patches] == [p, q, p * q]
     assert as_png(figure).startswith(b"\x89PNG")

@@ -1,15 +1,24 @@
 "Drawn people go through the whole package like any pictures; a row at scale `mini` starts from nothing."
 
+import io
+import json
+import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import smpr
+from smpr.checkpoints import read_notes
 from smpr.cli import main
 from smpr.experiments.rows import make_scale, run_row
+from smpr.inference import shipped_weights
+from smpr.settings import load_settings
 from smpr.training import load_run, train
-from smpr.world.people import WorldConfig, draw_picture, drawn_set
+from smpr.world.people import FIGURE, WorldConfig, draw_picture, drawn_scene, drawn_set
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +61,51 @@ def test_a_row_starts_from_nothing(tmp_path, monkeypatch):
 def test_sets_of_other_splits_share_no_picture():
     first, second = (draw_picture(WorldConfig(), seed, 0).image for seed in (0, 1))
     assert not np.array_equal(first, second)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return smpr.load("drawn", "cpu")
+
+
+def test_the_weights_of_chapter_00_find_drawn_people(net, tmp_path):
+    "In one call, skeleton and test settings inside; the record says 65 AP on 500 pictures."
+    people = drawn_set(tmp_path, 40, seed=77)
+    assert net.skeleton == FIGURE and net.test.short == net.test.long == 96
+    assert smpr.evaluate(people, smpr.predict(net, people.images))["AP"] > 0.55
+    scene = drawn_scene()
+    found = smpr.predict(net, scene.image, threshold=0.2)
+    apart = np.abs(found.keypoints[:, None, :, :2] - scene.keypoints[:, :, :2]).mean((2, 3))
+    assert sorted(apart.argmin(1)) == [0, 1, 2] and apart.min(1).max() < 4  # px
+
+
+def test_they_are_small_and_say_what_their_record_says(net):
+    path = shipped_weights()["drawn"]
+    card, record = (
+        read_notes(path)["meta"]["card"],
+        json.loads((load_settings().figures / "results" / "drawn.json").read_text()),
+    )
+    assert path.stat().st_size < 3e6 and net.card == card
+    assert (
+        {k: record[k] for k in card} == card and record["data"]["kind"] == "drawn" and record["seed"] >= 100
+    )
+    text = path.with_suffix(".md").read_text()
+    assert f"| {100 * card['metrics']['AP']:.1f} |" in text and f"{card['steps']:,} steps" in text
+
+
+def test_they_travel(net):
+    "Pickled and unpickled, or saved by torch, the network says the same."
+    image, buffer = drawn_scene().image, io.BytesIO()
+    torch.save(net, buffer)
+    buffer.seek(0)
+    for other in (pickle.loads(pickle.dumps(net)), torch.load(buffer, weights_only=False)):
+        assert other.skeleton == FIGURE
+        assert np.array_equal(smpr.predict(other, image).keypoints, smpr.predict(net, image).keypoints)
+
+
+def test_the_command_knows_them(tmp_path, capsys):
+    file = tmp_path / "a.png"
+    Image.fromarray(drawn_scene().image).save(file)
+    assert main(["predict", str(file), "--weights", "drawn", "--out", str(tmp_path / "out")]) == 0
+    assert main(["info"]) == 0 and "weights 'drawn'" in capsys.readouterr().out
+    assert [p for p in Path(tmp_path / "out").iterdir() if p.stem.startswith("a")]

@@ -29,6 +29,7 @@ CARDS = {
     "data/people/README.md": "cards/people.md",
     "smpr/assets/real.md": "cards/real.md",
     "smpr/assets/rendered.md": "cards/rendered.md",
+    "smpr/assets/drawn.md": "cards/drawn.md",
     "CONTRIBUTING.md": "contributing.md",
 }
 FOLDERS = {

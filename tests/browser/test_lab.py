@@ -19,7 +19,9 @@ from smpr.settings import load_settings
 from smpr.skeleton import load_scene
 from smpr.viz.assignment import AssignChoices, assign_scene, draw_choices
 from smpr.viz.detections import ListChoices, PickChoices, draw_list, draw_pick, pick, thin_out
+from smpr.viz.method import CellChoices, cell_of, draw_cell, look_inside
 from smpr.viz.panels import as_png
+from smpr.world.people import FIGURE, drawn_scene
 
 PANEL = ".smpr-panel"
 READ_PICTURE = """async image => {
@@ -132,6 +134,15 @@ def moved(shown: Shown, name: str, to: float, draw, choices):
     assert getattr(now, field) != getattr(choices, field) and shown.caption() == figure.get_suptitle()
     assert alike(shown.picture(), pixels(as_png(figure))) and not alike(shown.picture(), before)
     return now
+
+
+def test_one_page(open_panel):
+    shown, image = open_panel("00_one_page"), drawn_scene().image
+    inside = look_inside(load("drawn", "cpu"), image)
+    now = moved(shown, "x", 0.8, lambda choices: draw_cell(choices, image, inside, FIGURE), CellChoices())
+    (x, y), stride = inside.locations[cell_of(now, inside)].tolist(), 8
+    assert f"cell ({x:.0f}, {y:.0f}) of P3" in shown.caption() and abs(x - now.x) <= stride / 2
+    shown.shoot("one_page")
 
 
 def test_assignment(open_panel):
