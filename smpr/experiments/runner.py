@@ -322,14 +322,15 @@ def run_on_scheduler(
     return failed
 
 # %% ../../nbs/experiments/runner.ipynb #f3322133
-BUILDS = {"table1": ("table1", "figure1", "figure4", "figure5", "figure7", "figure8")}
-BUILDS |= {name: (name,) for name in TABLES[1:]}  # notebooks that can be built when a table's runs are there
+BUILDS = {"table1": ("table1", "figure1", "figure4", "figure5", "figure7", "figure8", "claims")}
+BUILDS |= {name: (name,) for name in TABLES[1:]} | {"controls": ("controls", "claims")}  # notebooks that can be built when a table's runs are there
 
 
 def build(table: str, scale: str, settings: Settings) -> list[str]:
     "Build the tables and figures of a table from the records there are; returns the notebooks that failed."
     failed, lock = [], settings.runs / "locks" / "build"
-    for name in [n for t in (TABLES if table == "all" else (table,)) for n in BUILDS[t]]:
+    names = [n for t in (TABLES if table == "all" else (table,)) for n in BUILDS[t]]
+    for name in dict.fromkeys(names):
         out, said = settings.runs / "notebooks" / f"{name}-{scale}.ipynb", settings.figures / name
         if run_notebook(notebook(name), out, lock, {"scale": scale}, settings=settings):
             failed.append(name)
