@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'MARKDOWN', 'LATEX', 'TableRow', 'mean_spread', 'run_command', 'table1_rows', 'markdown_lines',
            'table_markdown', 'table_csv', 'table_latex', 'draw_rows', 'save_figure', 'save_table', 'weighted_ap',
            'bootstrap_aps', 'Step', 'paired_step', 'record_matches', 'table_steps', 'steps_markdown', 'steps_csv',
-           'describe']
+           'describe', 'mean_range', 'by_seed', 'differences', 'findings_text']
 
 # %% ../../nbs/experiments/tables.ipynb #9b8ee7f8
 # Shapes: N pictures, D detections, T OKS thresholds, S seeds.
@@ -299,3 +299,29 @@ def describe(records: list[dict], scale: str) -> str:
     kinds, pictures, steps = ("/".join(map(str, sorted(set(column)))) for column in columns)
     seeds, kinds = len({r["seed"] for r in records}), kinds.translate(MARKDOWN)
     return f"{kinds} people, scale {scale}, {pictures} validation pictures, {seeds} seed(s), {steps} steps"
+
+# %% ../../nbs/experiments/tables.ipynb #e1f2a3b2
+def mean_range(values: list[float], digits: int = 1, sign: bool = False) -> str:
+    "Mean of some numbers and, where there are several, their range, as text; '-' for none."
+    if not values:
+        return "-"
+    form = f"{'+' if sign else ''}.{digits}f"
+    mean = format(float(np.mean(values)), form)
+    ends = f" ({min(values):{form}} to {max(values):{form}})"
+    return mean + (ends if len(values) > 1 else "")
+
+
+def by_seed(records: list[dict], row: str) -> dict[int, dict]:
+    "The records of one row, by seed."
+    return {r["seed"]: r for r in records if r["row"] == row}
+
+
+def differences(records: list[dict], before: str, after: str, column: str = "AP") -> list[float]:
+    "What a row gains over another, in percent, seed by seed where both were run."
+    a, b = by_seed(records, before), by_seed(records, after)
+    return [100 * (b[s]["metrics"][column] - a[s]["metrics"][column]) for s in sorted(a.keys() & b)]
+
+
+def findings_text(claim: str, evidence: str, verdict: str) -> str:
+    "The three sentences below a figure, as Markdown."
+    return f"**Claim.** {claim}\n\n**Evidence.** {evidence}\n\n**Verdict.** {verdict}"
