@@ -331,11 +331,11 @@ class Head(nn.Module):
         self.person_tower, self.pose_tower = tower(config), tower(config)
         self.initial = PoseConv(K, c, n)
         self.person = logit_conv(c, 1, prior=0.01)
-        start = {"start": config.offset_start, "std": config.taps_std}
-        self.aggregation = Aggregation(K, c, config.groups, **start) if config.refine else None
-        self.delta = PoseConv(K, c, n) if config.refine else None
-        if self.aggregation is not None:
+        self.aggregation = None
+        if config.refine:
+            self.aggregation = Aggregation(K, c, config.groups, config.offset_start, std=config.taps_std)
             self.aggregation.person.requires_grad_(config.aggregate_person)
+        self.delta = PoseConv(K, c, n) if config.refine else None
         self.score = logit_conv(c, 1) if config.score else None
         self.heatmap = heatmap_branch(config, K) if config.heatmap else None
 

@@ -90,7 +90,7 @@ PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 170, CORE_LINES + 105
 PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 380, CORE_LINES + 320  # start weights; rows on several devices
 # Initial poses in records; videos that were cut short, groups that do not divide.
 PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 20, CORE_LINES + 10
-PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 70, CORE_LINES + 15  # controls of Table I on drawn people
+PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 110, CORE_LINES + 16  # controls of Table I on drawn people
 PACKAGE_LINES += 120  # three drawn people for the chapters; a cell of the method, opened
 
 
