@@ -49,6 +49,7 @@ T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 
 
 def over_seeds(label: str, values: list[float]) -> Step:
     "Mean of one number a seed and its interval by Student's t."
+    values = [v for v in values if np.isfinite(v)]  # a few pictures may show nothing to count
     if not (n := len(values)):
         return Step(label, None)
     mean = float(np.mean(values))
