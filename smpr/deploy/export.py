@@ -111,6 +111,9 @@ class Deployed(nn.Module):
             self.net.head.heatmap = None  # training only
         if self.net.head.aggregation is not None:
             self.net.head.aggregation.path = DeformPath.LOOKUP
+        for m in self.net.modules():
+            if hasattr(m, "inplace"):
+                m.inplace = False  # else writing ONNX takes each such step apart first, in twice the time
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
@@ -364,7 +367,7 @@ def export_network(
     "Write `net` (or its `program`) as `out`, which gets its name when it is checked. Raises SmprError."
     kind, out = known_ending(Path(out)), Path(out)
     for package in ("onnx", "onnxscript", "onnxruntime") * (kind == ".onnx"):
-        need(package, "export", f"{out}: writing and checking ONNX")  # better now than in two minutes
+        need(package, "export", f"{out}: writing and checking ONNX")  # better now than in a minute
     unchecked = out.with_name(f".{out.stem}.{os.getpid()}.unchecked{kind}")
     save = save_onnx if kind == ".onnx" else save_pt2
     try:
