@@ -334,11 +334,17 @@ def test_random_networks(backbone, kind, tmp_path):
     )
 
 
+@pytest.fixture(scope="session")
+def snapping(tmp_path_factory) -> tuple[SMPR, dict]:
+    "The weights `real`, which snap, and what both kinds of file of them say; the graph is made once."
+    net, folder = load("real", "cpu"), tmp_path_factory.mktemp("real")
+    program = export_program(net)
+    return net, {kind: export_network(net, folder / f"real{kind}", program) for kind in KINDS}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_network_that_snaps_takes_its_heatmap_along(kind, pictures, tmp_path):
-    net = load("rendered", "cpu")
-    net.test = replace(net.test, decode=replace(net.test.decode, snap=1.0))
-    path, found = export_network(net, tmp_path / f"net{kind}")
+def test_a_network_that_snaps_takes_its_heatmap_along(kind, snapping, pictures):
+    net, (path, found) = snapping[0], snapping[1][kind]
     file, still = (
         load_exported(path, trust=True),
         replace(net.test, decode=replace(net.test.decode, snap=None)),
@@ -351,7 +357,8 @@ def test_a_network_that_snaps_takes_its_heatmap_along(kind, pictures, tmp_path):
             (file.predict, still),
         )
     )
-    assert found.worst < LIMIT and file.test == net.test
+    assert net.test.decode.snap == 1 and found.worst < LIMIT and file.test == net.test
+    assert any(len(a.scores) for a in ours)
     for a, b, c in zip(ours, theirs, unsnapped, strict=True):
         assert np.allclose(a.keypoints, b.keypoints, atol=0.05) and np.allclose(a.scores, b.scores, atol=1e-3)
         assert (
@@ -395,12 +402,6 @@ def example(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def real(tmp_path_factory) -> tuple[SMPR, Path]:
-    net = load("real", "cpu")
-    return net, export_network(net, tmp_path_factory.mktemp("real") / "real.onnx")[0]
-
-
 def test_the_program_is_short_and_needs_little(example):
     "Forty lines, one statement each, as the linter likes them; no import but the runtime's and pictures."
     text = example.read_text()
@@ -423,9 +424,9 @@ def test_alone_is_alone(module, tmp_path):
 
 
 @pytest.mark.parametrize("weights", ["real", "rendered"])
-def test_the_program_finds_what_predict_finds(weights, net, paths, real, example, pictures):
+def test_the_program_finds_what_predict_finds(weights, net, paths, snapping, example, pictures):
     "Settings, sizes, snapping and selection are in the file and forty lines: 0.1 px and 0.001 in score."
-    network, file = real if weights == "real" else (net, paths[".onnx"])
+    network, file = (snapping[0], snapping[1][".onnx"][0]) if weights == "real" else (net, paths[".onnx"])
     people = 0
     for picture in pictures[:6]:
         want, run = predict(network, picture), alone(example, file, picture)
