@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scripts import module
+from test_full_training import wide, write_coco
 
 from smpr.experiments.findings import read_detections, write_detections
 from smpr.experiments.records import load_records, mark_made, write_record
@@ -126,21 +127,12 @@ def test_unknown_names():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", ["gpu", "coco"])
-def test_large_scales_run_on_a_processor(scale, tmp_path, monkeypatch):
-    "Two steps of one picture at the sizes that need a GPU, through the same command, notebooks and records."
-    from smpr.data import read_json
-
+def test_a_large_scale_runs_on_a_processor(tmp_path, monkeypatch):
+    """Two steps of one picture at the scale `gpu`, through the same command, notebooks and records; the scale
+    `coco` runs in test_start."""
     monkeypatch.setenv("SMPR_RUNS", str(tmp_path))
-    folder = load_settings().data / "val"
-    content = read_json(folder / "person_keypoints.json")
-    chosen = {a["image_id"] for a in content["annotations"] if a["num_keypoints"]}
-    content["images"] = [i for i in content["images"] if i["id"] in chosen][:2]
-    content["annotations"] = [
-        a for a in content["annotations"] if a["image_id"] in {i["id"] for i in content["images"]}
-    ]
-    (tmp_path / "two.json").write_text(json.dumps(content))
-    given = (str(folder / "images"), str(tmp_path / "two.json"))
+    coco, scale = write_coco(tmp_path / "coco", {"train": 2}, wide), "gpu"
+    given = (str(coco / "train2017"), str(coco / "annotations" / "person_keypoints_train2017.json"))
     trial = Trial(2, 1, *given, *given, start="none")  # without the network
     figures = trial.settings(load_settings()).figures
     assert reproduce("table2", scale, 1, 1, trial) == 0 and tmp_path / "trial" in figures.parents

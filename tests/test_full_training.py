@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,18 +28,32 @@ from smpr.update import Config
 PEOPLE = Path(__file__).parent.parent / "data" / "people"
 
 
-def write_coco(root: Path, counts: dict[str, int]) -> Path:
-    "A folder laid out like COCO 2017, with a few of our pictures."
+def wide(picture: Image.Image, notes: list[dict]) -> Image.Image:
+    """In the middle of one four times as wide, its labels moved along: at the paper's sizes a third or a
+    quarter of the work."""
+    left = 3 * picture.width // 2
+    out = Image.new("RGB", (4 * picture.width, picture.height))
+    out.paste(picture, (left, 0))
+    for a in notes:
+        a["bbox"][0] += left
+        a["keypoints"][::3] = [x + left * (v > 0) for x, v in zip(a["keypoints"][::3], a["keypoints"][2::3])]
+    return out
+
+
+def write_coco(root: Path, counts: dict[str, int], change: Callable = lambda picture, notes: picture) -> Path:
+    "A folder laid out like COCO 2017, with a few of our pictures, each changed."
     (root / "annotations").mkdir(parents=True)
     for split, count in counts.items():
         full = json.loads((PEOPLE / split / "person_keypoints.json").read_text())
         images = full["images"][:count]
+        notes = [a for a in full["annotations"] if a["image_id"] in {im["id"] for im in images}]
         (root / f"{split}2017").mkdir()
         for im in images:
             with Image.open(PEOPLE / split / "images" / im["file_name"]) as picture:
-                im["file_name"] = f"{im['id']:012d}.jpg"
-                picture.convert("RGB").save(root / f"{split}2017" / im["file_name"], quality=90)
-        notes = [a for a in full["annotations"] if a["image_id"] in {im["id"] for im in images}]
+                own = [a for a in notes if a["image_id"] == im["id"]]
+                changed = change(picture.convert("RGB"), own)
+            im |= {"file_name": f"{im['id']:012d}.jpg", "width": changed.width, "height": changed.height}
+            changed.save(root / f"{split}2017" / im["file_name"], quality=90)
         (root / "annotations" / f"person_keypoints_{split}2017.json").write_text(
             json.dumps(full | {"images": images, "annotations": notes})
         )

@@ -14,7 +14,7 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import load_file, save_file
-from test_full_training import miniature, torchrun, write_coco
+from test_full_training import miniature, torchrun, wide, write_coco
 from torchvision.models import get_model_weights
 
 from smpr import start
@@ -370,7 +370,7 @@ def test_a_row_of_table1_at_the_scale_coco_on_two_devices(tmp_path, monkeypatch,
     from smpr.experiments import runner
     from smpr.experiments.jobs import Row, row_job
 
-    monkeypatch.setenv("SMPR_COCO", str(write_coco(tmp_path / "coco", {"train": 4, "val": 2})))
+    monkeypatch.setenv("SMPR_COCO", str(write_coco(tmp_path / "coco", {"train": 4, "val": 2}, wide)))
     monkeypatch.setattr(runner, "plan", lambda *about: [row_job(Row.BASELINE)])
     monkeypatch.setattr(runner, "build", lambda *about: [])
     detectron(tmp_path / "R-50.pkl")
