@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 # glibc keeps freed memory: on virtual machines handing out pages takes up to half of the time otherwise.
 export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592
 export PATH="$PWD/.venv/bin:$PATH" MPLBACKEND=Agg PYDEVD_DISABLE_FILE_VALIDATION=1 TQDM_MININTERVAL=30
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+scratch=$(mktemp -d) types=""
+trap '[ -z "$types" ] || kill "$types" 2>/dev/null || true; rm -rf "$scratch"' EXIT
 
 speed=${1:-all} name="" began=0
 finish() { if [ -n "$name" ]; then printf -- '-- %s: %ss\n' "$name" "$((SECONDS - began))"; fi; }
@@ -25,6 +25,18 @@ if [ "$(state)" != "$before" ]; then
   exit 1
 fi
 
+# One core is enough for it, and the steps below leave one idle now and then: it runs beside them, and is asked at the end.
+mypy >"$scratch/mypy.log" 2>&1 &
+types=$!
+ask_types() {
+  step "mypy, which ran beside the rest"
+  local said=0
+  wait "$types" || said=$?
+  types=""
+  cat "$scratch/mypy.log"
+  return "$said"
+}
+
 step "README.md is what nbs/index.ipynb says"
 python .ci/readme.py --check
 
@@ -32,23 +44,24 @@ step "ruff: format and lint"
 ruff format --check -q
 ruff check -q
 
-step "mypy"
-mypy
-
 # Records and runs of the checks go to a folder of their own: the tree stays as it is.
 export SMPR_FIGURES="$scratch/figures" SMPR_RUNS="$scratch/runs" TMPDIR="$scratch/tmp"
 mkdir "$TMPDIR"
 
+# Two processes, a file at a time, the longest first (tests/conftest.py): xdist would begin with the files of most tests instead.
+two=(-n 2 --dist loadfile --no-loadscope-reorder)
 if [ "$speed" = quick ]; then
   step "tests, without the slow ones"
-  OMP_NUM_THREADS=1 python -m pytest tests -m 'not slow' -n 2 --dist loadfile | tee "$scratch/pytest.log"
+  OMP_NUM_THREADS=1 python -m pytest tests -m 'not slow' "${two[@]}" | tee "$scratch/pytest.log"
+  ask_types
   finish
   printf '\nquick checks passed in %ss; the tests: %s\n' "$SECONDS" "$(tail -n 1 "$scratch/pytest.log")"
   exit 0
 fi
 
 step "every notebook runs"
-OMP_NUM_THREADS=1 nbdev-test --n-workers 2 --do-print
+# Those of nbs/ablations are the next step's.
+OMP_NUM_THREADS=1 nbdev-test --n-workers 2 --do-print --skip-folder-re '^([_.]|ablations$)'
 
 step "ablation runs and notebooks, smoke scale, through papermill"
 # Two rows of Table I and one run of each other experiment; what has no record must read "not run".
@@ -70,6 +83,7 @@ export scratch
 ls nbs/ablations/*.ipynb | grep -v /run.ipynb | xargs -P 2 -I {} bash -c 'build {}'
 
 step "tests"
-OMP_NUM_THREADS=1 python -m pytest tests -n 2 --dist loadfile --durations 8 | tee "$scratch/pytest.log"
+OMP_NUM_THREADS=1 python -m pytest tests "${two[@]}" --durations 8 | tee "$scratch/pytest.log"
+ask_types
 finish
 printf '\nall checks passed in %ss; the tests: %s\n' "$SECONDS" "$(tail -n 1 "$scratch/pytest.log")"
