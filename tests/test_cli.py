@@ -396,6 +396,7 @@ def test_video_that_breaks_off(smpr, weights, clip):
         assert {*range(len(list(video.decode(video=0))))} == frames and 1 <= len(frames) <= 5
 
 
+@pytest.mark.slow
 def test_full_disk_while_writing_a_video(tmp_path):
     "No file of this process may grow beyond 20 kB: the system says so in the middle of the video."
     pytest.importorskip("av")

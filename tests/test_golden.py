@@ -39,7 +39,9 @@ STRIDES = (8, 16, 32, 64, 128)
 LEVELS = range(3, 8)
 SIGMAS = torch.tensor(COCO17.sigmas)
 
-seeds = pytest.mark.parametrize("seed", SEEDS, scope="module")  # one by one: its network is computed once
+# One by one: its network is computed once. The first seed will do for a quick look.
+SLOW = [pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS[1:]]
+seeds = pytest.mark.parametrize("seed", [*SEEDS[:1], *SLOW], scope="module")
 
 
 def kinds(test):

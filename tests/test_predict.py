@@ -92,12 +92,25 @@ def test_turned_by_exif(model, paths, tmp_path):
     assert by_path.image.shape == by_pil.image.shape == (320, 240, 3) and same(by_path, by_pil)
 
 
+LOOKS = ({}, {"flip": True, "scales": (200, 280)})
+
+
+@pytest.fixture(scope="module")
+def cut(paths) -> list[np.ndarray]:
+    "Pictures of different sizes."
+    return [np.ascontiguousarray(read_image(p)[:, : 320 - 40 * (n % 3)]) for n, p in enumerate(paths)]
+
+
+@pytest.fixture(scope="module")
+def each(model, cut) -> list[list[Result]]:
+    "What each is predicted as alone, with one look and with more."
+    return [[smpr.predict(model, c, **options) for c in cut] for options in LOOKS]
+
+
 @pytest.mark.parametrize("size", [2, 4, 16])
-def test_batches_equal_one_by_one(model, paths, alone, size):
+def test_batches_equal_one_by_one(model, paths, alone, cut, each, size):
     "Pictures of different sizes, those of one size together; also with more looks."
-    cut = [np.ascontiguousarray(read_image(p)[:, : 320 - 40 * (n % 3)]) for n, p in enumerate(paths)]
-    for options in ({}, {"flip": True, "scales": (200, 280)}):
-        one_by_one = [smpr.predict(model, c, **options) for c in cut]
+    for options, one_by_one in zip(LOOKS, each, strict=True):
         together = smpr.predict(model, cut, batch_size=size, **options)
         assert len(together) == len(cut)
         assert all(same(a, b, 0.01) for a, b in zip(one_by_one, together))

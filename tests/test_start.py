@@ -292,6 +292,7 @@ def sets(coco: Path) -> list[str]:
     return [w for flag, file in files.items() for w in (f"--{flag}", str(coco / file))]
 
 
+@pytest.mark.slow
 def test_the_command_of_the_chapter_starts_from_imagenet(coco, tmp_path, monkeypatch, capsys):
     """Three steps of `smpr train --preset code` with ResNet-50 on small pictures: what is frozen is still
     the published file's, the rest has moved; and the same line goes on where there is no such file."""

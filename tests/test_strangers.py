@@ -468,6 +468,7 @@ def tiny():
     return replace(base, data=data, test=test, train=replace(base.train, lr=1e-9, ema=0.0))
 
 
+@pytest.mark.slow
 def test_training_follows_names(document, tmp_path, capsys):
     "Start weights and the validation set in other orders measure as in the same one; a run is not continued."
     usual, back = (load_set(DATA / "images", d) for d in (document, reordered(document)))
