@@ -4,17 +4,26 @@ from trust.guards import remove_guard
 
 remove_guard()
 
-# Files that take minutes, longest first: with -n 2 --dist loadfile no process ends alone with one of them.
+# Files that take longest, in order of their seconds: with -n 2 --dist loadfile --no-loadscope-reorder no
+# process ends alone with one of them.
 LONGEST = (
-    "ablations",
-    "golden",
-    "peers",
-    "trust",
     "export",
-    "full_training",
-    "top_down",
+    "trust",
+    "start",
+    "ablations",
     "training",
     "scheduler",
+    "full_training",
+    "top_down",
+    "media",
+    "golden",
+    "peers",
+    "cli",
+    "snippets",
+    "structure",
+    "distributed",
+    "other_data",
+    "real_people",
 )
 
 
