@@ -199,6 +199,7 @@ def test_boxes_of_the_unlabelled_travel_with_the_set(people, document):
         coco_truth(load_set(Path(), miscounted))
 
 
+@pytest.mark.slow
 def test_results_as_other_programs_write_them(people, document):
     results = rough(people)
     plain, boxed = evaluate(people, results), [e | {"bbox": [0, 0, 5, 5]} for e in results]

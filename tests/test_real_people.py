@@ -87,6 +87,7 @@ def benchmark():
     return module(ROOT / "benchmarks" / "real_model.py")
 
 
+@pytest.mark.slow
 def test_the_truth_finds_every_group_and_half_of_it_halves_them():
     people, model = load_set(PEOPLE / "images", PEOPLE / "person_keypoints.json"), benchmark()
     truth = [

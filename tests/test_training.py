@@ -199,6 +199,7 @@ def five(tmp_path):
     return load_set(PEOPLE / "train" / "images", path, SKELETON5)
 
 
+@pytest.mark.slow
 def test_five_keypoints(five, tmp_path):
     "Any skeleton: a K = 5 network trains, gets better at its losses, is measured, saved and loaded."
     config = tiny(steps=12, warmup=2, lr=3e-3)
@@ -391,7 +392,11 @@ STATES = {
 }
 
 
-@pytest.mark.parametrize("case", STATES)
+QUICK = ("no number", "pending rows", "no configuration")  # the others take a second each
+CASES = [pytest.param(c, marks=[pytest.mark.slow] * (c not in QUICK)) for c in STATES]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_a_state_made_by_hand(case, uncut, tmp_path, monkeypatch):
     "Well sealed, and no state of a training: one line, from Python and from the command."
     run = Path(shutil.copytree(uncut[0], tmp_path / "run"))
