@@ -68,7 +68,7 @@ class CellChoices(Options):
     "A level, and a place in a picture of 96 px."
 
     level: Level = Level.P3
-    x: Annotated[int, Span(0, 95, 1)] = 36  # px
+    x: Annotated[int, Span(0, 95, 1)] = 44  # px
     y: Annotated[int, Span(0, 95, 1)] = 44  # px
 
 
