@@ -435,6 +435,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'smpr/experiments/records.py'),
                                           'smpr.experiments.records.environment': ( 'experiments/records.html#environment',
                                                                                     'smpr/experiments/records.py'),
+                                          'smpr.experiments.records.fingerprint': ( 'experiments/records.html#fingerprint',
+                                                                                    'smpr/experiments/records.py'),
                                           'smpr.experiments.records.load_records': ( 'experiments/records.html#load_records',
                                                                                      'smpr/experiments/records.py'),
                                           'smpr.experiments.records.made_here': ( 'experiments/records.html#made_here',

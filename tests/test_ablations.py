@@ -3,6 +3,7 @@ configuration."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from scripts import module
 from test_full_training import wide, write_coco
 
 from smpr.experiments.findings import read_detections, write_detections
-from smpr.experiments.records import load_records, mark_made, write_record
+from smpr.experiments.records import fingerprint, load_records, mark_made, write_record
 from smpr.experiments.rows import Row, apply_parameters, make_scale, parameter_names, row_config
 from smpr.experiments.runner import Trial, plan, reproduce
 from smpr.experiments.tables import (
@@ -271,3 +272,17 @@ def test_killed_run_goes_on_bit_for_bit(tmp_path):
         assert (tmp_path / "a/results/t" / name).read_bytes() == (
             tmp_path / "b/results/t" / name
         ).read_bytes()
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_shown_tables_are_those_of_the_records(path):
+    "An ablation notebook shows what the records say that lie beside it: executed, and none of them newer."
+    book = json.loads(path.read_text())
+    if path.stem == "run":
+        return
+    shown = "".join("".join(o.get("text", "")) for c in book["cells"] for o in c.get("outputs", []))
+    lines = re.findall(r"read: (.+) at (\w+), .+", shown)
+    assert len(lines) == 1, f"{path.name}: not executed; run `make notebooks`"
+    experiments, scale = lines[0]
+    now = fingerprint(tuple(experiments.split(", ")), scale, ROOT / "figures")
+    assert now in shown, f"{path.name} is older than its records ({now}); run `make notebooks`"

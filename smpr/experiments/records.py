@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['BESIDE', 'code_state', 'environment', 'make_record', 'record_path', 'beside', 'write_record', 'mark_made',
-           'made_here', 'load_records', 'read_record']
+           'made_here', 'load_records', 'read_record', 'fingerprint']
 
 # %% ../../nbs/experiments/records.ipynb #1c8d5f4c
+import hashlib
 import json
 import os
 import platform
@@ -133,3 +134,10 @@ def read_record(path: Path) -> dict:
     "The record in a file. Raises SmprError."
     with readable(path, "a record"):
         return json.loads(path.read_text())
+
+# %% ../../nbs/experiments/records.ipynb #ab10c0d2
+def fingerprint(experiments: tuple[str, ...], scale: str, figures: Path) -> str:
+    "The records of some experiments at a scale, as a line: names, how many, and a hash of their files."
+    files = [p for e in experiments for p in sorted((figures / "results" / e).glob(f"*-{scale}-s*.json"))]
+    digest = hashlib.sha256("".join(file_digest(p) for p in files).encode()).hexdigest()[:12]
+    return f"read: {', '.join(experiments)} at {scale}, {len(files)} records, {digest}"
