@@ -242,7 +242,8 @@ def test_killed_run_goes_on_bit_for_bit(tmp_path):
         "from functools import partial; ablations.train_kept = partial(ablations.train_kept, save_every=2)\n"
         "s = make_scale('smoke'); c = row_config('psm', s.config)\n"
         "c = replace(c, train=replace(c.train, steps=int(sys.argv[1])))\n"
-        "r = run_row('t', 'psm', s, 0, c); print(write_record(r.record, Path(sys.argv[2]), r.findings))\n"
+        "r = run_row('t', 'psm', s, 0, c, RunOptions(dense=True))\n"
+        "print(write_record(r.record, Path(sys.argv[2]), r.findings))\n"
     )
 
     def start(runs: str, out: str):

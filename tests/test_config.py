@@ -26,7 +26,7 @@ WRONG = [  # option, value, what the line says beside class, field and value
     ("data.replace_empty", "maybe", "true or false"),
     ("model.width", "100000", "from 1 to 4096"),
     ("model.strides", "none", "1 to 16 of them"),
-    ("model.neck", "giraffe", "fpn, pafpn, hrfpn"),
+    ("model.neck", "giraffe", "fpn, pafpn, pafpn-cut, hrfpn"),
     ("test.scales", "400x667x3", "2 values"),
     ("test.decode.vote", "0", "above 0"),
 ]
