@@ -12,10 +12,10 @@ PACKAGE = ROOT / "smpr"
 ALL = ("core", "viz", "deploy", "rendering", "world", "experiments", "peers", "beyond")
 MAY_IMPORT = {  # room -> rooms below it; a room may import itself
     "core": (),
-    "viz": ("core",),
     "deploy": ("core",),
     "rendering": ("core",),
     "world": ("core",),
+    "viz": ("core", "world"),
     "experiments": ("core", "deploy", "viz", "world"),
     "peers": ("core", "experiments"),
     "beyond": ("core", "experiments"),

@@ -92,6 +92,7 @@ PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 380, CORE_LINES + 320  # start weigh
 PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 20, CORE_LINES + 10
 PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 110, CORE_LINES + 16  # controls of Table I on drawn people
 PACKAGE_LINES += 120  # three drawn people for the chapters; a cell of the method, opened
+PACKAGE_LINES += 110  # the diagram that says at the head of a chapter where the reader is
 
 
 @pytest.mark.parametrize(
