@@ -269,9 +269,9 @@ def table_steps(
     return out
 
 # %% ../../nbs/experiments/tables.ipynb #47517a4f
-def steps_markdown(steps: list[Step], replicates: int) -> str:
+def steps_markdown(steps: list[Step], replicates: int, pairs: str = "Each row against the row above") -> str:
     "Steps as a Markdown table."
-    about = "Each row against the row above: difference in AP (percent) and the middle 95 % of "
+    about = f"{pairs}: difference in AP (percent) and the middle 95 % of "
     about += f"{replicates} paired redraws of pictures and seeds."
     rows = []
     for s in steps:
