@@ -1,32 +1,35 @@
-"""figures/readme.png: what the shipped weights `rendered` find in six validation pictures of rendered people;
-figures/readme_photo.png: what `real` finds in the two photographs of people that come with scikit-image, an
+"""The pictures of README.md. figures/readme_method.jpg: the diagram of chapter 00, as its notebook stores it;
+figures/readme_photo.jpg: what `real` finds in the two photographs of people that come with scikit-image, an
 astronaut (NASA, public domain) and a camera man (Lav Varshney, CC0), as it comes out: shipped test settings,
 every pose of at least SHOWN.
 
 python benchmarks/readme_picture.py"""
 
+import base64
+import json
+from pathlib import Path
+
 from PIL import Image
 from skimage import data
 
-from smpr.data import load_set
 from smpr.inference import load, predict
 from smpr.settings import load_settings
 
 SHOWN = 0.25  # score
 WIDTH = 900  # px, of the photographs side by side
+DIAGRAM = "1 backbone C3"  # a title that only the cell of the diagram has
 
 
-def rendered_people() -> Image.Image:
-    "Six pictures with several large people."
-    settings = load_settings()
-    val = load_set(settings.data / "val" / "images", settings.data / "val" / "person_keypoints.json")
-    crowd = [r for r in val.records if 2 <= (r.areas > 3000).sum() <= 4]
-    model = load("rendered", "cpu")
-    sheet = Image.new("RGB", (3 * 480, 2 * 360))
-    for n, r in enumerate(crowd[:6]):
-        picture = predict(model, val.images / r.file).draw(SHOWN).resize((480, 360))
-        sheet.paste(picture, (480 * (n % 3), 360 * (n // 3)))
-    return sheet
+def method() -> bytes:
+    "The diagram of chapter 00, a JPEG file."
+    book = Path(__file__).parent.parent / "nbs" / "00_one_page.ipynb"
+    cell = next(
+        c
+        for c in json.loads(book.read_text())["cells"]
+        if c["cell_type"] == "code" and DIAGRAM in "".join(c["source"])
+    )
+    pictures = [o["data"]["image/jpeg"] for o in cell["outputs"] if "image/jpeg" in o.get("data", {})]
+    return base64.b64decode(pictures[0])
 
 
 def photographs() -> Image.Image:
@@ -43,8 +46,8 @@ def photographs() -> Image.Image:
 
 def main() -> None:
     figures = load_settings().figures
-    for name, sheet in (("readme", rendered_people()), ("readme_photo", photographs())):
-        sheet.quantize(256).save(figures / f"{name}.png", optimize=True)
+    (figures / "readme_method.jpg").write_bytes(method())
+    photographs().save(figures / "readme_photo.jpg", quality=88, subsampling=0)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 "What a forge reads: workflow, forms, citation, changelog; they say what pyproject.toml and the Makefile say."
 
+import base64
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -90,3 +92,11 @@ def test_changelog():
     assert numbers == sorted(set(numbers), reverse=True) and f"## [{smpr.__version__}] - " in text
     kinds = set(re.findall(r"^### (.+)$", text, re.M))
     assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_readme_shows_the_diagram_of_chapter_00():
+    "The picture is the stored output of the notebook, byte for byte: benchmarks/readme_picture.py copies it."
+    cells = json.loads((ROOT / "nbs" / "00_one_page.ipynb").read_text())["cells"]
+    stored = [o["data"] for c in cells for o in c.get("outputs", []) if "image/jpeg" in o.get("data", {})]
+    picture = base64.b64encode((ROOT / "figures" / "readme_method.jpg").read_bytes()).decode()
+    assert picture in ["".join(d["image/jpeg"]).replace("\n", "") for d in stored]
