@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from smpr.inference import load
-from smpr.training import load_run
+from smpr.run_folder import load_run
 from smpr.world.people import WorldConfig, draw_picture
 
 

@@ -29,8 +29,9 @@ from smpr.config import to_dict
 from smpr.data import load_set, set_hash
 from smpr.evaluation import detect_set, evaluate
 from smpr.experiments.records import environment
+from smpr.run_folder import find_checkpoint, load_run
 from smpr.settings import atomic_write, load_settings
-from smpr.training import find_checkpoint, load_run, train
+from smpr.training import train
 
 
 def flags() -> argparse.ArgumentParser:

@@ -21,8 +21,8 @@ from smpr.cli import change_many
 from smpr.config import from_dict, to_dict
 from smpr.data import PoseSet, load_set, read_json
 from smpr.evaluation import METRICS
+from smpr.run_folder import load_run
 from smpr.settings import SmprError, load_settings
-from smpr.training import load_run
 from smpr.update import Config
 
 CARD = """# real: the weights that ship

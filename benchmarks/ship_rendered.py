@@ -24,9 +24,10 @@ from smpr.evaluation import METRICS, detect_set, evaluate
 from smpr.experiments.records import environment
 from smpr.inference import load
 from smpr.model import SMPR
+from smpr.run_folder import load_run, read_log
 from smpr.settings import atomic_write, load_settings
 from smpr.start import load_lite0_imagenet
-from smpr.training import load_run, read_log, train
+from smpr.training import train
 from smpr.update import small_config
 
 CARD = """# rendered: the weights that ship

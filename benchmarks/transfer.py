@@ -27,9 +27,10 @@ from smpr.evaluation import detect_set, evaluate
 from smpr.experiments.records import environment
 from smpr.model import SMPR
 from smpr.representation import oks
+from smpr.run_folder import load_run
 from smpr.settings import atomic_write, load_settings
 from smpr.start import load_lite0_imagenet
-from smpr.training import load_run, train
+from smpr.training import train
 from smpr.update import Config, small_config
 
 LADDER = {

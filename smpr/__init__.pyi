@@ -16,7 +16,7 @@ from .skeleton import COCO17 as COCO17
 from .skeleton import Skeleton as Skeleton
 from .structures import Result as Result
 from .training import RunConfig as RunConfig
-from .training import load_run as load_run
+from .run_folder import load_run as load_run
 from .training import train as train
 from .update import Config as Config
 from .update import small_config as small_config

@@ -135,7 +135,7 @@ def open_network(weights: str, device: str):
 
     if weights in shipped_weights() or not os.path.isdir(weights):
         return load(weights, device)
-    from smpr.training import load_run
+    from smpr.run_folder import load_run
 
     return load_run(weights).to(resolve_device(device))
 
@@ -174,8 +174,8 @@ class Predict(Passing):
     def __call__(self) -> int:
         from smpr.command.media import Drawer, Journal, write_results
         from smpr.inference import shipped_weights, usual_batch
+        from smpr.run_folder import weights_file
         from smpr.sources import find_sources
-        from smpr.training import weights_file
 
         with warnings.catch_warnings(record=True) as left_out:
             warnings.simplefilter("always")
@@ -336,7 +336,8 @@ class Train(Options):
 # %% ../nbs/appendix/command.ipynb #ac6185ca
 def run_training(a: Train, config, run: Path) -> None:
     "Open the sets, choose start weights, fit the schedule into --minutes if asked for, train."
-    from smpr.training import RunConfig, fitting_weights, train
+    from smpr.run_folder import fitting_weights
+    from smpr.training import RunConfig, train
     from smpr.update import speaks
 
     settings, train_set, val_set = load_settings(), training_set(a), None
@@ -373,8 +374,8 @@ PRESET_STARTS |= {"code": "imagenet", "paper": "imagenet"}  # Sec. IV-A
 
 def fitted_config(a: Train):
     "The preset, arranged for its start weights (which it says), then changed by flags. Raises SmprError."
+    from smpr.run_folder import weights_file
     from smpr.start import start_options
-    from smpr.training import weights_file
     from smpr.update import speaks
 
     base, weights = preset_config(a.preset), a.weights or PRESET_STARTS[a.preset]
@@ -400,7 +401,7 @@ def training_set(a: Train):
 def scheduled(a: Train, config, run: Path, train_set, start, device: str, workers: int):
     "`config` with as many steps as fit into --minutes; a continued run keeps its own. Raises SmprError."
     from smpr.beyond.real_people import fit_steps
-    from smpr.training import find_checkpoint, saved_config
+    from smpr.run_folder import find_checkpoint, saved_config
 
     if saved := find_checkpoint(run / "last"):
         was = saved_config(saved).train

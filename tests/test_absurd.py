@@ -11,8 +11,8 @@ from smpr.checkpoints import check_values, load_weights
 from smpr.cli import main
 from smpr.deploy.published import CheckpointKind, convert_state_dict
 from smpr.inference import load, shipped_weights
+from smpr.run_folder import fitting_weights
 from smpr.settings import SmprError
-from smpr.training import fitting_weights
 from smpr.update import small_config
 
 # 10. unlucky surroundings: weights

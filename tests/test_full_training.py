@@ -22,8 +22,9 @@ from smpr.cli import main
 from smpr.command.coco_files import COCO_PARTS, check_coco, download_coco, fetch
 from smpr.data import load_set
 from smpr.full_training import coco_config, coco_set
+from smpr.run_folder import read_log
 from smpr.settings import SmprError
-from smpr.training import read_log, train
+from smpr.training import train
 from smpr.update import Config
 
 PEOPLE = Path(__file__).parent.parent / "data" / "people"
@@ -299,14 +300,14 @@ def test_two_machines_meet_and_equal_one(coco, tmp_path, monkeypatch, capsys):
 
 def test_machines_must_see_the_same_run(tmp_path, monkeypatch):
     "A process that found no checkpoint while another did says so instead of waiting for ever."
-    from smpr import training, update
+    from smpr import run_folder, update
 
     config = miniature()
     state = update.make_state(config)
-    monkeypatch.setattr(training, "over_ranks", lambda t: (t + 250) / 2)  # the other one is at step 250
+    monkeypatch.setattr(run_folder, "over_ranks", lambda t: (t + 250) / 2)  # the other one is at step 250
     poses = load_set(PEOPLE / "val" / "images", PEOPLE / "val" / "person_keypoints.json")
     with pytest.raises(SmprError, match="step 0 .* all of them must see"):
-        training.open_run(tmp_path / "run", config, poses, state)
+        run_folder.open_run(tmp_path / "run", config, poses, state)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

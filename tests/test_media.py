@@ -30,9 +30,9 @@ from smpr.config import SmprError, printable, to_dict
 from smpr.data import MOST_SCANS, load_set, read_image, read_json, set_hash, to_rgb
 from smpr.evaluation import check_truth, evaluate
 from smpr.model import SMPR
+from smpr.run_folder import find_checkpoint, read_log
 from smpr.settings import atomic_write, hold_folder, load_settings
 from smpr.sources import as_rgb, each_picture, find_sources, is_one, is_video, kind_of, video_frames
-from smpr.training import find_checkpoint, read_log
 
 DATA = load_settings().data / "val"
 

@@ -18,8 +18,9 @@ import smpr.deploy.export
 from smpr.cli import main, open_network
 from smpr.data import load_set
 from smpr.inference import load, predict
+from smpr.run_folder import data_digest, fitting_weights, load_run, read_log, run_weights, weights_file
 from smpr.settings import SmprError, atomic_write, file_digest, hold_folder, load_settings
-from smpr.training import data_digest, fitting_weights, load_run, read_log, run_weights, train, weights_file
+from smpr.training import train
 from smpr.update import small_config
 
 # 10. unlucky surroundings: run folders

@@ -93,6 +93,7 @@ PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 20, CORE_LINES + 10
 PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 110, CORE_LINES + 16  # controls of Table I on drawn people
 PACKAGE_LINES += 120  # three drawn people for the chapters; a cell of the method, opened
 PACKAGE_LINES += 110  # the diagram that says at the head of a chapter where the reader is
+PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 24, CORE_LINES + 24  # the loop apart from the folder of a run
 PACKAGE_LINES += 86  # a switch tried for a minute beside the committed runs
 
 

@@ -21,10 +21,11 @@ from smpr import start
 from smpr.cli import main
 from smpr.full_training import coco_config, coco_set
 from smpr.model import SMPR, ModelConfig, make_backbone
+from smpr.run_folder import fitting_weights, read_log
 from smpr.settings import SmprError, load_settings
 from smpr.skeleton import COCO17
 from smpr.start import check_frozen, fit_model, foreign_start, published_weights, read_foreign
-from smpr.training import fitting_weights, read_log, train
+from smpr.training import train
 from smpr.update import Config, small_config
 
 QUIET = dict(workers=0, device="cpu", progress=False)

@@ -15,9 +15,10 @@ from smpr.cli import Train, main, open_set, training_set
 from smpr.command.check import check_set
 from smpr.data import as_id, file_skeleton, load_set, person_category, read_json
 from smpr.evaluation import detect_set, evaluate, score_vs_oks
+from smpr.run_folder import fitting_weights
 from smpr.settings import SmprError, load_settings
 from smpr.skeleton import COCO17, flip_pairs_from_names, keypoint_order, skeleton_from_category
-from smpr.training import fitting_weights, train
+from smpr.training import train
 from smpr.update import small_config
 
 DATA = load_settings().data / "val"

@@ -15,20 +15,10 @@ from smpr.cli import Train, main, open_network, scheduled
 from smpr.config import from_dict
 from smpr.data import load_set
 from smpr.evaluation import METRICS, evaluate
+from smpr.run_folder import find_checkpoint, load_checkpoint, load_run, read_log, seal
 from smpr.settings import SmprError
 from smpr.skeleton import COCO17, Skeleton
-from smpr.training import (
-    Keeper,
-    RunConfig,
-    find_checkpoint,
-    load_checkpoint,
-    load_run,
-    measure,
-    read_log,
-    seal,
-    step_batches,
-    train,
-)
+from smpr.training import Keeper, RunConfig, measure, step_batches, train
 from smpr.update import Config, backward_batch, make_state, small_config, train_step
 
 PEOPLE = Path(__file__).parent.parent / "data" / "people"
@@ -264,12 +254,12 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     "A disk that fills up while saving."
     config, poses = tiny(), people("train", 10)
     train(config, poses, tmp_path, steps=1, **QUIET)
-    import smpr.training
+    import smpr.run_folder
 
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(smpr.training, "write_tensors", full)
+    monkeypatch.setattr(smpr.run_folder, "write_tensors", full)
     with pytest.raises(SmprError, match="step 2 cannot be saved.*No space left"):
         train(config, poses, tmp_path, steps=2, **QUIET)
     assert (

@@ -28,8 +28,9 @@ from smpr.data import load_set
 from smpr.experiments import runner as reproduction
 from smpr.experiments.records import mark_made
 from smpr.experiments.runner import Job, run_jobs
+from smpr.run_folder import read_log
 from smpr.settings import SmprError, load_settings
-from smpr.training import read_log, train
+from smpr.training import train
 from smpr.update import BadNumbers, replay_step
 
 QUIET = dict(workers=0, device="cpu", progress=False)

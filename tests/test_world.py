@@ -16,7 +16,8 @@ from smpr.checkpoints import read_notes
 from smpr.cli import main
 from smpr.experiments.rows import make_scale, run_row
 from smpr.inference import shipped_weights
-from smpr.training import load_run, train
+from smpr.run_folder import load_run
+from smpr.training import train
 from smpr.world.people import FIGURE, WorldConfig, draw_picture, drawn_scene, drawn_set
 
 

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from ..evaluation import detect_set, evaluate
 from .frozen import loss_log
 from .rows import Row, apply_parameters, make_scale, row_config, row_sets
+from ..run_folder import load_run
 from ..settings import SmprError
 from ..skeleton import COLORS
-from ..training import RunConfig, load_run, train
+from ..training import RunConfig, train
 
 # %% ../../nbs/experiments/evidence.ipynb #54875231
 @dataclass

@@ -31,9 +31,10 @@ from ..inference import TestConfig
 from ..losses import compute_losses
 from ..model import SMPR
 from ..representation import Variant
+from ..run_folder import run_weights
 from ..settings import load_settings
 from ..structures import People, Sample
-from ..training import RunConfig, Source, run_weights, train
+from ..training import RunConfig, Source, train
 from ..update import Config, network_input
 
 # %% ../../nbs/experiments/frozen.ipynb #5c61f295

@@ -44,9 +44,10 @@ from .records import make_record
 from ..full_training import coco_set
 from ..inference import TestConfig
 from ..model import SMPR, BackboneName, ModelConfig, NeckName, Pixels
+from ..run_folder import data_digest, load_run, state_by_name, weights_file
 from ..settings import SmprError, atomic_write, file_digest, load_settings, resolve_device
 from ..start import check_frozen, fit_model, foreign_start, published_weights, start_options
-from ..training import RunConfig, data_digest, load_run, state_by_name, train, weights_file
+from ..training import RunConfig, train
 from ..update import Config, Optimizer, Schedule, TrainConfig, processes, rank_world, small_config
 from ..world.people import WorldConfig, drawn_set
 

@@ -34,8 +34,8 @@ from .jobs import TABLES, Job, plan
 from .notebooks import run_notebook
 from .records import BESIDE, environment, made_here, mark_made
 from .rows import Scale, make_scale, prepare_features
+from ..run_folder import read_log
 from ..settings import Settings, SmprError, atomic_write, file_digest, load_settings, need
-from ..training import read_log
 
 # %% ../../nbs/experiments/runner.ipynb #0cb9a688
 def percent_done(job: Job, scale: str, extra: dict, runs: Path) -> int:

@@ -114,7 +114,7 @@ def _kill_at_once(self, number, frame=None):
 GUARDS = {
     "checksum": Guard(
         "a damaged checkpoint is known by its checksum",
-        Put("training.check_seal", lambda folder: json.loads((folder / "state.json").read_text())),
+        Put("run_folder.check_seal", lambda folder: json.loads((folder / "state.json").read_text())),
         "test_damaged_checkpoint_is_named_and_skipped",
     ),
     "older checkpoint": Guard(
@@ -124,7 +124,7 @@ GUARDS = {
     ),
     "log in checkpoint": Guard(
         "a checkpoint knows how far the log was",
-        Put("training.RunLog.state", lambda self: {}),
+        Put("run_folder.RunLog.state", lambda self: {}),
         "test_killed_and_resumed",
     ),
     "measurement repeated": Guard(
@@ -134,7 +134,7 @@ GUARDS = {
     ),
     "stop signals": Guard(
         "SIGTERM and Ctrl-C wait for the checkpoint",
-        Put("training.StopSignals.note", _kill_at_once),
+        Put("run_folder.StopSignals.note", _kill_at_once),
         "test_stopped_by_a_signal",
     ),
     "lost worker": Guard(
@@ -147,7 +147,7 @@ GUARDS = {
     ),
     "skipped people": Guard(
         "who is not trained on is listed",
-        Put("training.skipped_people", lambda poses: {}),
+        Put("run_folder.skipped_people", lambda poses: {}),
         "test_who_is_skipped_is_listed",
     ),
     "picture head": Guard(

@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 
 import smpr.training as training
 from smpr.data import load_set
+from smpr.run_folder import find_checkpoint, read_log
 from smpr.settings import load_settings
-from smpr.training import find_checkpoint, read_log, train
+from smpr.training import train
 from smpr.update import Config, small_config
 from trust.guards import remove_guard
 
