@@ -553,7 +553,9 @@ class Render(Options):
 class Reproduce(Options):
     "Run what is missing of a table of the paper, then build it; of a trial, below runs/trial."
 
-    table: Positional[str] = "table1"  # table1 to table3, figure6, deviations, controls, growth, rivals, all
+    table: Positional[str] = (
+        "table1"  # or table2, table3, figure6, deviations, controls, growth, rates, rivals, all
+    )
     scale: Literal["smoke", "mini", "rendered", "gpu", "coco"] | None = None  # default: settings.ini
     seeds: Count = 1  # how often each row of Table I is run
     jobs: Count | None = None  # rows at a time on this machine

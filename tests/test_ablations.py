@@ -17,6 +17,7 @@ from scripts import module
 from test_full_training import wide, write_coco
 
 from smpr.experiments.findings import read_detections, write_detections
+from smpr.experiments.jobs import CHOSEN_RATES, RATES, rate_jobs
 from smpr.experiments.records import fingerprint, load_records, mark_made, write_record
 from smpr.experiments.rows import Row, apply_parameters, make_scale, parameter_names, row_config
 from smpr.experiments.runner import Trial, plan, reproduce
@@ -287,3 +288,13 @@ def test_shown_tables_are_those_of_the_records(path):
     experiments, scale = lines[0]
     now = fingerprint(tuple(experiments.split(", ")), scale, ROOT / "figures")
     assert now in shown, f"{path.name} is older than its records ({now}); run `make notebooks`"
+
+
+def test_chosen_rates_follow_from_their_records():
+    "Each rival's learning rate is the one with the highest AP of the three that were tried."
+    records = {r["row"]: r["metrics"]["AP"] for r in load_records("rates", "mini", ROOT / "figures")}
+    if not records:
+        pytest.skip("no learning rates were tried: smpr reproduce rates --scale mini")
+    for name in {job.row for job in rate_jobs("mini")}:
+        tried = {share: records.get(f"{name}-lr{share:g}", -1) for share in RATES}
+        assert max(tried, key=lambda share: tried[share]) == CHOSEN_RATES.get(name, 1.0), (name, tried)

@@ -17,7 +17,7 @@ MAY_IMPORT = {  # room -> rooms below it; a room may import itself
     "world": ("core",),
     "viz": ("core", "world"),
     "experiments": ("core", "deploy", "viz", "world"),
-    "peers": ("core", "experiments"),
+    "peers": ("core", "experiments", "world"),
     "beyond": ("core", "experiments"),
     "command": ALL,  # smpr.cli, the only one that sees every room; nobody imports it
 }

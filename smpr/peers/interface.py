@@ -4,18 +4,23 @@
 
 # %% auto #0
 __all__ = ['select_best', 'Method', 'Smpr', 'Rival', 'level_rows', 'finer', 'method_losses', 'scene_batch', 'learn_scene',
-           'scene_poses', 'method_findings', 'run_net', 'run_method']
+           'scene_poses', 'method_findings', 'run_net', 'method_poses', 'crowd_milliseconds', 'run_method']
 
 # %% ../../nbs/peers/interface.ipynb #5d21f296
 # Shapes: N pictures, P locations, K keypoints, M candidates.
+import copy
+import math
+import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..batches import collate
 from ..config import Options
@@ -44,6 +49,7 @@ from ..start import check_frozen
 from ..structures import Batch, Candidates, People, Poses, Predictions, Sample, result_entry
 from ..training import Source
 from ..update import Config, TrainState, forward_batch, small_config, train_step
+from ..world.people import WorldConfig, draw_picture
 
 # %% ../../nbs/peers/interface.ipynb #5a105449
 def select_best(
@@ -237,6 +243,31 @@ def run_net(
     extra |= notes | {"parameters": sum(p.numel() for p in net.parameters())}
     return Run(record | extra, net, findings)
 
+# %% ../../nbs/peers/interface.ipynb #4971ce0f
+@torch.inference_mode()
+def method_poses(net: Rival, config: DecodeConfig, image: Tensor) -> Poses:  # image: (1, 3, H, W) uint8
+    "The people whom a network finds in one picture, px of that picture."
+    found = net.method.candidates(net, net(net.normalize(image)), 0, tuple(image.shape[-2:]), config)
+    order, scores = net.method.select(net, found, config)
+    return Poses(found.keypoints[order], scores)
+
+
+def crowd_milliseconds(detect: Callable[[Tensor], Any], pictures: int = 12) -> dict[str, float]:
+    "Median time that `detect` takes for a drawn picture of 1, 5 and 20 people, one at a time."
+    out = {}
+    for people in (1, 5, 20):
+        times = []
+        for n in range(pictures):
+            drawn = draw_picture(WorldConfig(people=(people, people)), 30, n).image
+            image, best = torch.from_numpy(drawn).permute(2, 0, 1)[None], math.inf
+            for _ in range(2):
+                began = time.perf_counter()
+                detect(image)
+                best = min(best, time.perf_counter() - began)
+            times.append(1e3 * best)
+        out[str(people)] = round(statistics.median(times), 2)
+    return out
+
 # %% ../../nbs/peers/interface.ipynb #e871f4cd
 def run_method(
     experiment: str,
@@ -255,4 +286,11 @@ def run_method(
     about = {"experiment": experiment, "row": options.name or name, "seed": seed}
     config = config or row_config(Row.PAFPN, scale.config)
     notes = {"method": {"name": type(method).__name__} | asdict(method)}
-    return run_net(about, make, method_losses, method_findings, scale, config, options, notes)
+    run = run_net(about, make, method_losses, method_findings, scale, config, options, notes)
+    if scale.drawn:
+        counted = copy.deepcopy(run.net).to("meta")  # shapes without numbers
+        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.inference_mode():
+            counted(torch.zeros(1, 3, config.test.short, config.test.long))
+        times = crowd_milliseconds(partial(method_poses, run.net, config.test.decode))
+        run.record["cost"] = {"macs": counter.get_total_flops() // 2, "milliseconds": times}
+    return run

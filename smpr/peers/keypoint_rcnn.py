@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import KeypointRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -32,11 +33,12 @@ from ..experiments.jobs import PEER
 from ..experiments.rows import Run, RunOptions, Scale
 from ..inference import DecodeConfig, TestConfig
 from ..model import SMPR, NeckName
-from .interface import run_net
+from .interface import crowd_milliseconds, run_net
 from ..representation import Variant, pseudo_boxes
 from ..skeleton import COCO17, Skeleton
 from ..structures import Batch, People, result_entry
 from ..update import Config, network_input
+from ..world.people import drawn_scene
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #5b4a75ce
 def person_boxes(
@@ -243,4 +245,15 @@ def run_peer(
 
     about, notes = {"experiment": experiment, "row": options.name or PEER, "seed": seed}, asdict(heads)
     config = config or peer_config(scale)
-    return run_net(about, make, peer_losses, find, scale, config, options, {"top_down": notes})
+    run = run_net(about, make, peer_losses, find, scale, config, options, {"top_down": notes})
+
+    def people(image: Tensor) -> list:
+        size = tuple(image.shape[-2:])
+        return run.net(network_input(run.net, image, torch.tensor([size])), [size])[0]
+
+    if scale.drawn:
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            people(torch.from_numpy(drawn_scene().image).permute(2, 0, 1)[None])
+        times = crowd_milliseconds(people)
+        run.record["cost"] = {"macs": counter.get_total_flops() // 2, "milliseconds": times}
+    return run
