@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-# %% ../nbs/04_aggregation.ipynb #82ae5eae
+# %% ../nbs/04_aggregation.ipynb #c5ddcb15
 def at_least_float32(x: Tensor) -> Tensor:
     "Half precision becomes float32, float64 stays as it is."
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
-# %% ../nbs/04_aggregation.ipynb #c5ddcb15
+
 def sampling_grid(
     offset: Tensor,  # (N, D*T*2, H, W) cells, D groups, T = k*k taps row-major, each (dy, dx)
     groups: int,  # D
@@ -81,7 +81,7 @@ class DeformPath(StrEnum):
     LOOKUP = "lookup"  # `deform_conv`: plain operators, any device, can be exported
     OPERATOR = "operator"  # torchvision's operator, in C++ or CUDA
 
-# %% ../nbs/04_aggregation.ipynb #0a919d6a
+
 def operator_conv(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
     "`deform_conv` by torchvision's operator."
     x, offset, weight = (at_least_float32(t) for t in (x, offset, weight))
