@@ -65,7 +65,7 @@ def keypoint_taps(
     weight[tap, 0, tap % keypoints, 1] = weight[tap, 1, tap % keypoints, 0] = 1  # dy from y, dx from x
     return weight.reshape(groups * 18, 2 * keypoints, 1, 1)
 
-# %% ../nbs/04_aggregation.ipynb #2790ed34
+# %% ../nbs/04_aggregation.ipynb #2b75f8ab
 class OffsetStart(StrEnum):
     "Where the taps are before training."
 
@@ -73,7 +73,7 @@ class OffsetStart(StrEnum):
     KEYPOINTS = "keypoints"  # tap t at keypoint t mod K of the initial pose (ours, for short runs)
     GRID = "grid"  # in the regular square and held there: a plain convolution (ours, the control)
 
-# %% ../nbs/04_aggregation.ipynb #2b75f8ab
+
 class DeformPath(StrEnum):
     "Who computes a deformable convolution."
 
