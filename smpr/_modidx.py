@@ -425,6 +425,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'smpr.experiments.jobs.growth_jobs': ( 'experiments/jobs.html#growth_jobs',
                                                                               'smpr/experiments/jobs.py'),
                                        'smpr.experiments.jobs.plan': ('experiments/jobs.html#plan', 'smpr/experiments/jobs.py'),
+                                       'smpr.experiments.jobs.range_jobs': ('experiments/jobs.html#range_jobs', 'smpr/experiments/jobs.py'),
                                        'smpr.experiments.jobs.rate_jobs': ('experiments/jobs.html#rate_jobs', 'smpr/experiments/jobs.py'),
                                        'smpr.experiments.jobs.rival_jobs': ('experiments/jobs.html#rival_jobs', 'smpr/experiments/jobs.py'),
                                        'smpr.experiments.jobs.row_job': ('experiments/jobs.html#row_job', 'smpr/experiments/jobs.py'),

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['FIGURE6', 'LONG', 'PEER', 'HRNET', 'RIVALS', 'RATES', 'RATE_SEED', 'CHOSEN_RATES', 'CONTROLS', 'GROWTH', 'PAPER',
            'TABLES', 'Job', 'row_job', 'figure6_job', 'deviations', 'deviation_jobs', 'table3_jobs', 'rate_jobs',
-           'rival_jobs', 'control_jobs', 'growth_jobs', 'plan']
+           'rival_jobs', 'control_jobs', 'growth_jobs', 'range_jobs', 'plan']
 
 # %% ../../nbs/experiments/jobs.ipynb #3820512e
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..assignment import AssignConfig
 from ..config import flat
 from .records import BESIDE, beside, record_path
 from .rows import Row, make_scale
@@ -176,9 +177,15 @@ def growth_jobs(scale: str, seed: int = 0) -> list[Job]:
             out.append(Job("growth", f"{row.value}-x{share:g}", row.value, steps, seed))
     return out
 
+
+def range_jobs(scale: str, seed: int = 0) -> list[Job]:
+    "The first two rows of Table I with the published sizes of people for each level (Sec. III-B)."
+    usual = (("assign_range_unit", AssignConfig().range_unit),)
+    return [Job("ranges", r.value, r.value, usual, seed) for r in (Row.BASELINE, Row.BASELINE_STAR)]
+
 # %% ../../nbs/experiments/jobs.ipynb #5f0ae88f
 PAPER = ("table1", "table2", "table3", "figure6", "deviations")  # of the paper, or about it
-TABLES = (*PAPER, "controls", "growth", "rates", "rivals")  # what needs runs
+TABLES = (*PAPER, "controls", "ranges", "growth", "rates", "rivals")  # what needs runs
 
 
 def plan(table: str, scale: str, seeds: int = 1) -> list[Job]:
@@ -197,6 +204,7 @@ def plan(table: str, scale: str, seeds: int = 1) -> list[Job]:
             "growth": growth_jobs(scale, s),
             "rivals": rival_jobs(scale, s),
             "rates": rate_jobs(scale),
+            "ranges": range_jobs(scale, s),
         }
         names = (table,) if table != "all" else PAPER if s == 0 else ("table1",)
         out += [job for name in names for job in jobs[name]]

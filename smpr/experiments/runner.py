@@ -325,7 +325,7 @@ def run_on_scheduler(
 # The notebooks that can be built when a table's runs are there.
 BUILDS = {name: (name,) for name in TABLES}
 BUILDS["table1"] = ("table1", "figure1", "figure4", "figure5", "figure7", "figure8", "claims")
-BUILDS["rates"] = ("rivals",)
+BUILDS["rates"], BUILDS["ranges"] = ("rivals",), ("controls",)
 BUILDS["controls"] = ("controls", "claims")
 
 
