@@ -180,7 +180,7 @@ def growth_jobs(scale: str, seed: int = 0) -> list[Job]:
 
 def range_jobs(scale: str, seed: int = 0) -> list[Job]:
     "The first two rows of Table I with the published sizes of people for each level (Sec. III-B)."
-    usual = (("assign_range_unit", AssignConfig().range_unit),)
+    usual = (("assign_range_unit", AssignConfig().range_unit), ("dense", True))
     return [Job("ranges", r.value, r.value, usual, seed) for r in (Row.BASELINE, Row.BASELINE_STAR)]
 
 # %% ../../nbs/experiments/jobs.ipynb #5f0ae88f
