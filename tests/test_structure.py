@@ -128,6 +128,7 @@ def test_chapters_have_their_shape(path):
     for heading in ("Deviations", "Summary", "Exercises"):
         assert re.search(rf"^## {heading}", text, re.M), heading
     assert len(re.findall(r"^\d\. ", text.split("## Exercises")[1], re.M)) == 3
+    assert "](appendix/glossary.ipynb)" in text.split("\n## ")[0]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
