@@ -108,7 +108,7 @@ class Scene:
 
 
 def load_scene() -> Scene:
-    "The three people who accompany the reader through all chapters."
+    "The three rendered people of chapters 01, 02 and 08 to 13."
     assets = files("smpr") / "assets"
     with (assets / "scene.webp").open("rb") as f:
         image = np.asarray(Image.open(f).convert("RGB"))
