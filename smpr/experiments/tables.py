@@ -287,7 +287,8 @@ def steps_csv(steps: list[Step]) -> str:
     lines = ["step,difference,low,high,seeds,verdict"]
     for s in steps:
         numbers = ["" if s.difference is None else f"{v:.2f}" for v in (s.difference, s.low, s.high)]
-        lines.append(",".join([s.label, *numbers, str(s.seeds), s.verdict.replace(",", " and")]))
+        label = f'"{s.label}"' if "," in s.label else s.label
+        lines.append(",".join([label, *numbers, str(s.seeds), s.verdict.replace(",", " and")]))
     return "\n".join(lines) + "\n"
 
 # %% ../../nbs/experiments/tables.ipynb #c8c2eb50
