@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,8 +103,8 @@ def open_panel(lab, browser):
         notebook = json.loads((ROOT / "nbs" / f"{chapter}.ipynb").read_text())
         for cell in notebook["cells"]:
             cell.get("outputs", []).clear()  # only what is computed now can be found
-        (files / f"{chapter}.ipynb").write_text(json.dumps(notebook))
-        page.goto(f"{address}/lab/tree/{chapter}.ipynb?reset&token={token}")
+        (files / f"{Path(chapter).name}.ipynb").write_text(json.dumps(notebook))
+        page.goto(f"{address}/lab/tree/{Path(chapter).name}.ipynb?reset&token={token}")
         page.locator(".jp-Notebook .jp-Cell").first.wait_for()
         page.wait_for_function(
             "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'"
@@ -146,7 +147,7 @@ def test_one_page(open_panel):
 
 
 def test_assignment(open_panel):
-    shown, scene = open_panel("03_assignment"), load_scene()
+    shown, scene = open_panel("viz/assignment"), load_scene()
     now = moved(shown, "half side", 0.7, lambda choices: draw_choices(choices, (scene,)), AssignChoices())
     positives = int((assign_scene(scene, now.config, now.enlarged).region >= 0).sum())
     assert int(shown.caption().split()[0]) == positives > int((assign_scene(scene).region >= 0).sum())
