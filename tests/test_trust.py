@@ -400,7 +400,7 @@ def test_who_is_skipped_is_listed(tmp_path):
 def test_ap_is_everybodys_ap():
     pytest.importorskip("faster_coco_eval", reason="needs the dev extra")
     figures = Path(__file__).parent.parent / "figures"
-    found = agreement.compare_ap(sorted((figures / "results").glob("*/*.detections.json.gz"))[:1])
+    found = agreement.compare_ap(sorted((figures / "results").glob("*/*-rendered-*.detections.json.gz"))[:1])
     assert found["files"] == 1 and found["pycocotools"] == 0 and found["faster_coco_eval"] < 1e-9
 
 

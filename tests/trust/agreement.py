@@ -49,7 +49,8 @@ def raw(net, images: list[np.ndarray], config: TestConfig) -> torch.Tensor:
 
 def committed() -> list[Path]:
     "The detections files that came with the project."
-    return sorted((load_settings().figures / "results").glob("*/*.detections.json.gz"))
+    found = sorted((load_settings().figures / "results").glob("*/*.detections.json.gz"))
+    return [path for path in found if "-mini-" not in path.name]  # drawn people have a truth of their own
 
 
 def truth_of(path: Path) -> Path | None:

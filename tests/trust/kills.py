@@ -82,10 +82,10 @@ def arm(kill: Kill | None) -> None:
     training.train_step = counted("step", training.train_step)
     smpr.evaluation.find_batch = counted("evaluation", smpr.evaluation.find_batch)
     for module, name in (
-        (training, "sync_path"),
+        (smpr.run_folder, "sync_path"),
         (smpr.settings, "sync_path"),
         (smpr.checkpoints, "save"),
-        (training, "write_tensors"),
+        (smpr.run_folder, "write_tensors"),
     ):
         setattr(module, name, counted("save", getattr(module, name)))
 
