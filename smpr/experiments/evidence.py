@@ -45,8 +45,8 @@ def one_minute(
 ) -> Minute:
     "Train a row of Table I, perhaps with other options, for so long (at least 20 steps). Raises SmprError."
     size = make_scale(scale)
-    if size.frozen_features or size.coco:
-        raise SmprError(f"one_minute: scale {scale} begins with features or pictures; give mini or smoke")
+    if not size.drawn:
+        raise SmprError(f"one_minute: scale {scale} needs more than a minute to begin; give mini")
     config = apply_parameters(row_config(row, size.config), changes or {})
     config = replace(config, train=replace(config.train, seed=seed))
     learn, held = row_sets(size)
