@@ -33,7 +33,7 @@ from .fuse import fold_norms
 from .model import SMPR
 from .representation import decode_pose, oks
 from .scoring import confidence
-from .settings import SmprError, resolve_device
+from .settings import SmprError, autocast, resolve_device
 from .skeleton import Skeleton
 from .sources import Picture, each_picture, is_one
 from .structures import Candidates, Poses, Predictions, Result
@@ -62,7 +62,7 @@ class TestConfig(Options):
     # (short, long) px of each pass of a multi-scale test
     scales: Annotated[tuple[tuple[Side, Side], ...], Len(0, 16)] = ()
     flip: bool = False  # also look at the mirrored picture
-    bf16: bool = False  # bfloat16 autocast: faster on most machines, results move a little
+    bf16: bool = False  # bfloat16 where the device computes in it: faster, results move a little
     decode: DecodeConfig = DecodeConfig()
 
     __test__ = False  # not a test case, whatever its name suggests to a test runner
@@ -308,7 +308,7 @@ def batch_candidates(
     "Candidates of one look at each picture of a batch, mapped back to its own pixels."
     padded, sizes = torch.cat([picture for picture, _, _ in fitted]), [size for _, size, _ in fitted]
     device = model.eval().mean.device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+    with autocast(device, bf16):
         x = model.normalize(padded.to(device, non_blocking=True), torch.tensor(sizes))
         pred = model(x.contiguous(memory_format=torch.channels_last), heatmap=config.snap is not None)
     out = []

@@ -42,7 +42,7 @@ from smpr.run_folder import (
     read_log,
     save_checkpoint,
 )
-from .settings import SmprError, hold_folder
+from .settings import SmprError, compute_dtype, hold_folder, resolve_device
 from .skeleton import draw_poses
 from .start import check_frozen, fit_model
 from .structures import pose_boxes
@@ -246,6 +246,9 @@ def _look_before(
         say(f"{poses.annotations}: {said}")
     if note := turned_note(poses, 100):  # enough to tell what a set's labels were drawn on
         say(f"{poses.annotations}: {note}")
+    half = config.train.bf16 and options.progress
+    if half and compute_dtype(resolve_device(options.device)) == torch.float32:
+        say("training in float32: this device has no instructions for bfloat16 (train.bf16)")
     if options.progress:
         skips = "; ".join(f"{why}: {len(ids)}" for why, ids in skipped_people(poses).items())
         say(f"training skips: {skips or 'nobody'} (skipped.json in {run} lists them)")

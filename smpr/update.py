@@ -40,7 +40,7 @@ from .fuse import fold_norms, quick_depthwise
 from .inference import TestConfig
 from .losses import LossConfig, compute_losses, over_processes
 from .model import SMPR, BackboneName, ModelConfig, NeckName, Pixels
-from .settings import SmprError, resolve_device
+from .settings import SmprError, autocast, resolve_device
 from .skeleton import COCO17, Skeleton
 from .structures import Batch, People, Predictions
 
@@ -81,7 +81,7 @@ class TrainConfig(Options):
     warmup_factor: Share = 1 / 3  # rate during a constant warm-up; 0 for a linear one (published code: 1/3)
     clip: NotNegative = 35.0  # largest L2 norm of the gradient; 0 for none (published code: ResNet 35)
     ema: Decay = 0.0  # decay of the moving average of the weights; 0 for none
-    bf16: bool = True  # bfloat16 autocast
+    bf16: bool = True  # bfloat16 autocast where the device computes in it, else float32
     seed: Whole = 0
 
 # %% ../nbs/13_update.ipynb #977939ca
@@ -155,7 +155,7 @@ def network_input(net: SMPR, images: Tensor, sizes: Tensor) -> Tensor:
 def forward_batch(model: nn.Module, net: SMPR, batch: Batch, config: Config) -> Predictions:
     "What the network says about a batch; `model` is `net` or its distributed wrapper."
     x = network_input(net, batch.images, batch.sizes)
-    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.train.bf16):
+    with autocast(x.device, config.train.bf16):
         return model(x)
 
 # %% ../nbs/13_update.ipynb #1591e6c8

@@ -32,7 +32,7 @@ from ..losses import compute_losses
 from ..model import SMPR
 from ..representation import Variant
 from ..run_folder import run_weights
-from ..settings import load_settings
+from ..settings import autocast, compute_dtype, load_settings
 from ..structures import People, Sample
 from ..training import RunConfig, Source, train
 from ..update import Config, network_input
@@ -77,7 +77,7 @@ class FrozenFeatures:
 def backbone_maps(net: SMPR, images: Tensor, sizes: Tensor) -> list[Tensor]:
     "The maps that the neck reads, for (N, 3, H, W) uint8 pictures."
     x = network_input(net, images, sizes)
-    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+    with autocast(x.device):
         return net.backbone(x)[net.used]
 
 # %% ../../nbs/experiments/frozen.ipynb #1c321e98
@@ -149,8 +149,9 @@ def sample_picks(step: int, count: int, config: Config) -> list[int]:
 # %% ../../nbs/experiments/frozen.ipynb #0e14b8f8
 def head_losses(net: SMPR, batch: KeptBatch, config: Config, step: int = 0) -> dict[str, Tensor]:
     "Losses of neck and head on kept features."
-    device, dtype = net.mean.device, torch.bfloat16 if config.train.bf16 else torch.float32
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.train.bf16):
+    device = net.mean.device
+    dtype = compute_dtype(device, config.train.bf16)
+    with autocast(device, config.train.bf16):
         pred = net.head(net.neck([m.to(device, dtype) for m in batch.maps]))
     people = [p.to(device) for p in batch.people]
     return compute_losses(pred, people, net.sigmas, config.assign, config.loss)
@@ -205,7 +206,8 @@ def seen_pictures(
             batch = collate([resized_sample(poses, config, i) for i in picks])
             yield network_input(net, batch.images, batch.sizes), pictures
         else:
-            yield [m.to(net.mean.device) for m in frozen.maps(picks)], pictures
+            dtype = compute_dtype(net.mean.device)
+            yield [m.to(net.mean.device, dtype) for m in frozen.maps(picks)], pictures
 
 # %% ../../nbs/experiments/frozen.ipynb #a484c6d3
 @torch.inference_mode()
@@ -216,7 +218,7 @@ def picture_outputs(
     net.eval()
     half = config.bf16 or frozen is not None
     for seen, pictures in seen_pictures(net, poses, config, frozen):
-        with torch.autocast(net.mean.device.type, dtype=torch.bfloat16, enabled=half):
+        with autocast(net.mean.device, half):
             maps = net.backbone(seen)[net.used] if frozen is None else seen
             pred = net.head(net.neck(maps), config.decode.snap is not None)
         for n, (record, size, factor) in enumerate(pictures):

@@ -12,6 +12,7 @@ __all__ = ['COLUMNS', 'MARKDOWN', 'LATEX', 'TableRow', 'mean_spread', 'run_comma
 # Shapes: N pictures, D detections, T OKS thresholds, S seeds.
 import csv
 import io
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from matplotlib.figure import Figure
 
 from ..data import PoseSet
 from .findings import Matches, join_matches, match_detections, read_detections, read_matches
-from .records import beside
+from .records import arithmetic, beside
 from .rows import PAPER_TABLE1, Row
 from ..settings import atomic_write
 
@@ -180,17 +181,15 @@ def weighted_ap(m: Matches, weights: np.ndarray) -> float:
     people = float((weights * m.people).sum())
     if people == 0:
         return float("nan")
-    w = weights[m.picture].astype(float)
-    tp, fp = np.cumsum(m.hit * w, 1), np.cumsum(m.miss * w, 1)
-    if not tp.shape[1]:
-        return 0.0
-    precision = tp / np.maximum(tp + fp, 1e-9)
-    envelope = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
-    total = 0.0
-    for recall, best in zip(tp / people, envelope):
-        at = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
-        total += best[at[at < len(best)]].sum() / 101
-    return float(total / len(tp))
+    w, aps = weights[m.picture].astype(float), []
+    for hit, miss in zip(m.hit, m.miss):
+        at = np.flatnonzero(hit)
+        tp, counted = np.cumsum(w[at]), np.cumsum(w * (hit | miss))[at]
+        precision = tp / np.maximum(counted, 1e-9)
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        reached = np.searchsorted(tp / people, np.linspace(0, 1, 101), side="left")
+        aps.append(envelope[reached[reached < len(at)]].sum() / 101)
+    return float(np.mean(aps))
 
 # %% ../../nbs/experiments/tables.ipynb #690ed7f9
 def bootstrap_aps(matches: list[Matches], replicates: int = 1000, seed: int = 0) -> np.ndarray:
@@ -284,22 +283,26 @@ def steps_markdown(steps: list[Step], replicates: int, pairs: str = "Each row ag
 
 def steps_csv(steps: list[Step]) -> str:
     "Steps as CSV."
-    lines = ["step,difference,low,high,seeds,verdict"]
+    out = io.StringIO()
+    write = csv.writer(out, lineterminator="\n").writerow
+    write(["step", "difference", "low", "high", "seeds", "verdict"])
     for s in steps:
         numbers = ["" if s.difference is None else f"{v:.2f}" for v in (s.difference, s.low, s.high)]
-        label = f'"{s.label}"' if "," in s.label else s.label
-        lines.append(",".join([label, *numbers, str(s.seeds), s.verdict.replace(",", " and")]))
-    return "\n".join(lines) + "\n"
+        write([s.label, *numbers, s.seeds, s.verdict.replace(",", " and")])
+    return out.getvalue()
 
 # %% ../../nbs/experiments/tables.ipynb #c8c2eb50
 def describe(records: list[dict], scale: str) -> str:
-    "Data, scale, pictures, seeds and steps of some records in one line."
+    "Data, scale, pictures, seeds of a row, steps and arithmetic of some records in one line."
     if not records:
         return f"nothing has been run at scale {scale}"
     columns = zip(*((r["data"]["kind"], r["data"]["val_pictures"], r["steps"]) for r in records))
     kinds, pictures, steps = ("/".join(map(str, sorted(set(column)))) for column in columns)
-    seeds, kinds = len({r["seed"] for r in records}), kinds.translate(MARKDOWN)
-    return f"{kinds} people, scale {scale}, {pictures} validation pictures, {seeds} seed(s), {steps} steps"
+    counts = Counter((r.get("experiment"), r.get("row")) for r in records).values()
+    seeds = f"{max(counts)} seed(s)" if len({*counts}) == 1 else f"{min(counts)} to {max(counts)} seeds"
+    about = f"{kinds.translate(MARKDOWN)} people, scale {scale}, {pictures} validation pictures, {seeds}"
+    exact = sum(arithmetic(r) == "float32" for r in records if "config" in r)
+    return f"{about}, {steps} steps" + (f", {exact} of {len(records)} runs in float32" if exact else "")
 
 # %% ../../nbs/experiments/tables.ipynb #e1f2a3b2
 def mean_range(values: list[float], digits: int = 1, sign: bool = False) -> str:

@@ -43,7 +43,7 @@ from smpr.experiments.rows import (
 from ..inference import DecodeConfig, candidates, select_order
 from ..losses import compute_losses
 from ..model import SMPR, Head, ModelConfig
-from ..settings import SmprError, load_settings, resolve_device
+from ..settings import SmprError, autocast, compute_dtype, load_settings, resolve_device
 from ..skeleton import COCO17, Skeleton, load_scene
 from ..start import check_frozen
 from ..structures import Batch, Candidates, People, Poses, Predictions, Sample, result_entry
@@ -133,11 +133,10 @@ def method_losses(
     net: Rival, batch: Batch | features.KeptBatch, config: Config, step: int = 0
 ) -> dict[str, Tensor]:
     "Losses of a method on pictures, or on kept features, as `Source` wants them."
-    half = config.train.bf16
     if isinstance(batch, features.KeptBatch):
-        maps = [m.to(net.device, torch.bfloat16 if half else torch.float32) for m in batch.maps]
-        with torch.autocast(net.device.type, dtype=torch.bfloat16, enabled=half):
-            answer = net.head(net.neck(maps))
+        dtype = compute_dtype(net.device, config.train.bf16)
+        with autocast(net.device, config.train.bf16):
+            answer = net.head(net.neck([m.to(net.device, dtype) for m in batch.maps]))
     else:
         answer = forward_batch(net, net, batch, config)
     return net.method.losses(net, answer, [p.to(net.device) for p in batch.people], config)

@@ -35,6 +35,7 @@ from ..inference import DecodeConfig, TestConfig
 from ..model import SMPR, NeckName
 from .interface import crowd_milliseconds, run_net
 from ..representation import Variant, pseudo_boxes
+from ..settings import autocast, compute_dtype
 from ..skeleton import COCO17, Skeleton
 from ..structures import Batch, People, result_entry
 from ..update import Config, network_input
@@ -175,9 +176,9 @@ def peer_losses(
     net: TopDown, batch: features.KeptBatch | Batch, config: Config, step: int
 ) -> dict[str, Tensor]:
     "Losses on kept features or pictures; the draws of anchors and proposals follow from seed and step."
-    device, half = net.mean.device, config.train.bf16
+    device = net.mean.device
     if isinstance(batch, features.KeptBatch):
-        seen = [m.to(device, torch.bfloat16 if half else torch.float32) for m in batch.maps]
+        seen = [m.to(device, compute_dtype(device, config.train.bf16)) for m in batch.maps]
         whole = tuple(n * net.config.strides[0] for n in seen[0].shape[-2:])  # the padding belongs to it
         sizes = [whole] * len(batch.people)
     else:
@@ -187,7 +188,7 @@ def peer_losses(
     draw = int(np.random.SeedSequence([config.train.seed, step]).generate_state(1)[0])
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        torch.autocast(device.type, dtype=torch.bfloat16, enabled=half),
+        autocast(device, config.train.bf16),
     ):
         torch.manual_seed(draw)
         return net(seen, sizes, targets)[1]
@@ -201,7 +202,7 @@ def find_people(
     net.eval()
     half = config.bf16 or frozen is not None
     for seen, pictures in features.seen_pictures(net, poses, config, frozen):
-        with torch.autocast(net.mean.device.type, dtype=torch.bfloat16, enabled=half):
+        with autocast(net.mean.device, half):
             found, _ = net(seen, [size for _, size, _ in pictures])
         for people, (record, _, factor) in zip(found, pictures, strict=True):
             yield record, people, factor
