@@ -324,22 +324,26 @@ def run_on_scheduler(
 # %% ../../nbs/experiments/runner.ipynb #f3322133
 # The notebooks that can be built when a table's runs are there.
 BUILDS = {name: (name,) for name in TABLES}
-BUILDS["table1"] = ("table1", "figure1", "figure4", "figure5", "figure7", "figure8", "claims")
+BUILDS["table1"] = ("table1", "claims", "figure1", "figure4", "figure5", "figure7", "figure8")
 BUILDS["rates"], BUILDS["ranges"] = ("rivals",), ("controls",)
 BUILDS["controls"] = ("controls", "claims")
 
 
 def build(table: str, scale: str, settings: Settings) -> list[str]:
-    "Build the tables and figures of a table from the records there are; returns the notebooks that failed."
-    failed, lock = [], settings.runs / "locks" / "build"
-    names = [n for t in (TABLES if table == "all" else (table,)) for n in BUILDS[t]]
-    for name in dict.fromkeys(names):
-        out, said = settings.runs / "notebooks" / f"{name}-{scale}.ipynb", settings.figures / name
-        if run_notebook(notebook(name), out, lock, {"scale": scale}, settings=settings):
-            failed.append(name)
-            said = f"failed, see {out.with_suffix('.log')}"
+    """Build the tables and figures of a table from the records there are, two at a time; returns the
+    notebooks that failed."""
+
+    def one(name: str) -> int:
+        out = settings.runs / "notebooks" / f"{name}-{scale}.ipynb"
+        lock = settings.runs / "locks" / f"build-{name}"
+        code = run_notebook(notebook(name), out, lock, {"scale": scale}, settings=settings)
+        said = f"failed, see {out.with_suffix('.log')}" if code else settings.figures / name
         print(f"{name}: {said}", flush=True)
-    return failed
+        return code
+
+    names = [*dict.fromkeys(n for t in (TABLES if table == "all" else (table,)) for n in BUILDS[t])]
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 2)) as pool:
+        return [name for name, code in zip(names, pool.map(one, names)) if code]
 
 # %% ../../nbs/experiments/runner.ipynb #c380c068
 def check_devices(devices: int, scale: Scale, jobs: int) -> None:
