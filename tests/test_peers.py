@@ -24,11 +24,13 @@ import smpr.peers.point_set_anchors as psa
 import smpr.peers.spm as spm
 from smpr.assignment import assign_regions
 from smpr.evaluation import METRICS, check_results
+from smpr.experiments.jobs import IDEAS
 from smpr.experiments.rows import RunOptions, make_scale
 from smpr.inference import DecodeConfig, TestConfig
+from smpr.losses import focal_loss, stack_targets
 from smpr.model import ModelConfig
 from smpr.peers.interface import Rival, Smpr, method_losses, run_method, scene_batch
-from smpr.peers.six_ways import RIVALS, run_rival
+from smpr.peers.six_ways import RIVALS, rivals, run_rival
 from smpr.representation import level_locations, level_sizes
 from smpr.settings import SmprError
 from smpr.skeleton import COCO17, Skeleton
@@ -531,7 +533,7 @@ def test_psa_assignment_and_losses(seed, n):
     truth = who.keypoints[owner[mine]]
     target = (truth[..., :2] - stage.anchors[0, mine]) / stage.sides[mine, None, None]
     close((target * (truth[..., 2:] > 0)).flatten(1), z[f"pose_target_{n}"], "targets")
-    person, pose = psa.stage_losses(stage, [who], SIGMAS, low, high)
+    person, pose = psa.stage_losses(stage, [who], psa.stage_owners(stage, [who], SIGMAS, low, high))
     close(torch.stack([person, pose]), z[f"loss_{n}"][:2], "losses")
     h, w = z[f"image_hw_{n}"].tolist()
     poses = stage.poses[0, ::37].flatten(1)
@@ -583,6 +585,14 @@ METHODS = {
     "point-set-anchors": psa.PointSetAnchors(scales=(6.0,)),
     "point-set-anchors-fused": psa.PointSetAnchors(levels=2, scales=(4.0, 8.0), stages=1, fuse=True),
 }
+IDEAL = {  # with one of SMPR's ideas each
+    "directpose-oks-positives": dp.DirectPose(8, 1, oks_positives=True),
+    "directpose-pose-score": dp.DirectPose(8, 1, pose_score=True),
+    "centernet-pose-score": cn.CenterNet(width=16, pose_score=True),
+    "spm-pose-score": spm.SPM(width=16, least=0.0, pose_score=True),
+    "point-set-anchors-pose-score": psa.PointSetAnchors(scales=(4.0, 6.0), pose_score=True),
+}
+METHODS |= IDEAL
 methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 TINY = ModelConfig(**vars(small_config().model) | {"width": 32, "tower_depth": 1, "norm_groups": 8})
 CONFIG = replace(small_config(2, 2), model=TINY, train=replace(small_config(2, 2).train, bf16=False))
@@ -618,6 +628,66 @@ def test_any_skeleton(method):
     assert all(loss.isfinite() for loss in losses.values())
 
 
+def test_ideas_are_off_unless_asked_for(tmp_path):
+    "Every rival of the table is as published; a job switches on one option, which its rival has."
+    assert set(IDEAL) == set(IDEAS)
+    plain = rivals(make_scale("mini").config, drawn_set(tmp_path, 12))
+    for rival, option in IDEAS.values():
+        assert not getattr(plain[rival], option) and getattr(replace(plain[rival], **{option: True}), option)
+
+
+def test_a_person_is_learnt_where_the_pose_is_good():
+    "DirectPose with OKS positives: its person loss is that of SMPR's own positives, the rest stays as it is."
+    torch.manual_seed(0)
+    net, batch = Rival(TINY, dp.DirectPose(8, 1)).train(), scene_batch()
+    answer = net(net.normalize(batch.images, batch.sizes))
+    config = replace(CONFIG, assign=replace(CONFIG.assign, oks_threshold=0.5))
+    usual = net.method.losses(net, answer, batch.people, config)
+    ours = IDEAL["directpose-oks-positives"].losses(net, answer, batch.people, config)
+    both = stack_targets(replace(answer, refined=answer.initial), batch.people, net.sigmas, config.assign)
+    inside, good = both.region >= 0, both.refined >= 0
+    assert (
+        0 < good.sum() < inside.sum() and (inside | ~good).all()
+    )  # nothing is learnt yet: the forced matches
+    wanted = focal_loss(answer.person_logits, good) / (good.sum() + len(batch.people))
+    assert torch.allclose(ours["person"], wanted) and ours["person"] != usual["person"]
+    assert ours.keys() == usual.keys()
+    assert all(torch.equal(ours[name], usual[name]) for name in usual if name != "person")
+
+
+@pytest.mark.parametrize("name", [name for name in IDEAL if name.endswith("pose-score")])
+def test_a_pose_score_learns_the_oks_of_its_pose(name):
+    "After some steps with the rest held still, the scores where people are learnt approach the poses' OKS."
+    torch.manual_seed(0)
+    method, batch = IDEAL[name], scene_batch()
+    net = Rival(TINY, method).train()
+    before = method_losses(net, batch, CONFIG)
+    mine = [p for n, p in net.named_parameters() if re.search(r"score|head\.centre", n)]
+    assert mine and "score" in before
+    learn = torch.optim.Adam(mine, 0.02)
+    for _ in range(40):
+        learn.zero_grad()
+        loss = method_losses(net, batch, CONFIG)["score"]
+        loss.backward()
+        learn.step()
+    assert loss < 0.8 * before["score"]
+
+
+@pytest.mark.parametrize("name", [name for name in IDEAL if name.endswith("pose-score")])
+def test_the_product_sorts(name):
+    "Confidence is p times q with q in [0, 1]; the findings also count p alone and q alone."
+    torch.manual_seed(0)
+    method, batch = IDEAL[name], scene_batch()
+    net = Rival(TINY, method).eval()
+    with torch.inference_mode():
+        answer = net(net.normalize(batch.images, batch.sizes))
+        found = method.candidates(net, answer, 0, (96, 128), DecodeConfig())
+    assert len(found.person) and (found.confidence <= found.person).all() and (found.confidence >= 0).all()
+    assert (found.confidence != found.person).any() and method.scores_poses(TINY)
+    plain = replace(method, pose_score=False)
+    assert not plain.scores_poses(TINY) and Smpr().scores_poses(TINY) == TINY.score
+
+
 @pytest.mark.slow
 @methods
 def test_a_run_leaves_a_record(method, tmp_path, monkeypatch):
@@ -628,6 +698,10 @@ def test_a_run_leaves_a_record(method, tmp_path, monkeypatch):
     run = run_method("t", "rival", method, scale)
     assert set(run.record["metrics"]) == set(METRICS) and run.record["steps"] == 2
     assert run.record["method"]["name"] == type(method).__name__ and json.dumps(run.record)
+    ways = {"score", "person", "true-oks"} | (
+        {"pose-score"} if method.scores_poses(scale.config.model) else set()
+    )
+    assert set(run.record["scoring"]) == ways
     check_results(run.findings.results, 17)
     again = run_method("t", "rival", method, scale)
     assert again.record["metrics"] == run.record["metrics"] and again.record["log"] == run.record["log"]

@@ -97,6 +97,7 @@ PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 24, CORE_LINES + 24  # the loop apar
 PACKAGE_LINES += 72  # what an answer costs, and each rival's own learning rate
 PACKAGE_LINES += 120  # a switch tried for a minute beside the committed runs; what the tables decided
 PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 50, CORE_LINES + 24  # float32 where nothing computes in bfloat16
+PACKAGE_LINES += 165  # SMPR's pose score and OKS positives as options of the rivals, and their runs
 
 
 @pytest.mark.parametrize(

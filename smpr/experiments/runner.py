@@ -325,7 +325,8 @@ def run_on_scheduler(
 # The notebooks that can be built when a table's runs are there.
 BUILDS = {name: (name,) for name in TABLES}
 BUILDS["table1"] = ("table1", "claims", "figure1", "figure4", "figure5", "figure7", "figure8")
-BUILDS["rates"], BUILDS["ranges"] = ("rivals",), ("controls",)
+BUILDS["rates"] = BUILDS["ideas"] = ("rivals",)
+BUILDS["ranges"] = ("controls",)
 BUILDS["controls"] = ("controls", "claims")
 
 

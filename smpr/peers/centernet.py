@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['gaussian_radius', 'draw_gaussians', 'CentreTargets', 'centre_targets', 'CentreMaps', 'CentreHead', 'centre_focal',
-           'masked_l1', 'at_cells', 'centre_losses', 'peaks', 'snap_joints', 'decode_centres', 'CenterNet']
+           'masked_l1', 'at_cells', 'cell_poses', 'centre_losses', 'peaks', 'snap_joints', 'decode_centres',
+           'CenterNet']
 
 # %% ../../nbs/peers/centernet.ipynb #8372c2c1
 # Shapes: N pictures, G persons of all pictures together, K keypoints, h x w cells of one map.
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from ..config import Count, NotNegative, Share
 from ..inference import DecodeConfig
 from ..model import ModelConfig
-from .interface import Method, Rival, finer, select_best
+from .interface import Rival, ScoredMethod, finer, pose_score_loss, select_best
 from ..skeleton import Skeleton
 from ..structures import Candidates, People
 from ..update import Config
@@ -114,15 +115,24 @@ class CentreMaps:
     offset: Tensor | None  # (N, 2, h, w) of the middle in its cell
     joints: Tensor | None  # (N, K, h, w) logits of joints
     joint_offset: Tensor | None  # (N, 2, h, w) of joints in their cells
+    score: Tensor | None = None  # (N, 1, h, w) logits of SMPR's pose score, if it is asked for
 
 
 class CentreHead(nn.Module):
-    "Six small heads on the finest map, or on one that is finer still."
+    "Six small heads on the finest map, or on one that is finer still; a seventh for the pose score."
 
-    def __init__(self, config: ModelConfig, skeleton: Skeleton, stride: int = 4, width: int = 256):
+    def __init__(
+        self,
+        config: ModelConfig,
+        skeleton: Skeleton,
+        stride: int = 4,
+        width: int = 256,
+        pose_score: bool = False,
+    ):
         super().__init__()
         c, K = config.width, skeleton.K
         outputs = {"centre": 1, "size": 2, "pose": 2 * K, "offset": 2, "joints": K, "joint_offset": 2}
+        outputs |= {"score": 1} if pose_score else {}
         self.up = finer(config, stride)
         self.parts = nn.ModuleDict()
         for name, n in outputs.items():
@@ -155,6 +165,13 @@ def masked_l1(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:  # (..., 2)
 def at_cells(values: Tensor, n: Tensor, cells: Tensor) -> Tensor:  # (N, c, h, w), (G, ...), to (G, ..., c)
     "What maps say at cells of pictures."
     return values.flatten(2).transpose(1, 2)[n, cells]
+
+
+def cell_poses(maps: CentreMaps, n: int, cells: Tensor) -> Tensor:  # (G,) to (G, K, 2) cells
+    "The poses that cells of picture `n` regress, each from the cell's whole numbers."
+    width = maps.pose.shape[-1]
+    corner = torch.stack([cells % width, cells // width], -1).float()
+    return at_cells(maps.pose, n, cells).unflatten(-1, (-1, 2)) + corner[:, None]
 
 
 def centre_losses(
@@ -213,8 +230,7 @@ def decode_centres(
     width = maps.centre.shape[-1]
     scores, cells = (t[0] for t in peaks(maps.centre[n], top))
     cell = torch.stack([cells % width, cells // width], -1).float()
-    sizes, poses = (at_cells(t, n, cells) for t in (maps.size, maps.pose))
-    joints = poses.unflatten(-1, (-1, 2)) + cell[:, None]
+    sizes, joints = at_cells(maps.size, n, cells), cell_poses(maps, n, cells)
     middle = cell + (0.5 if maps.offset is None else at_cells(maps.offset, n, cells))
     boxes = torch.cat([middle - sizes / 2, middle + sizes / 2], 1)
     if snap and maps.joints is not None:
@@ -226,7 +242,7 @@ def decode_centres(
 
 # %% ../../nbs/peers/centernet.ipynb #3c130e59
 @dataclass(frozen=True)
-class CenterNet(Method):
+class CenterNet(ScoredMethod):
     "People as middles of boxes, joints as peaks (arXiv 1904.07850)."
 
     stride: Count = 4  # px a cell (published); 8: the neck's finest map as it is
@@ -237,7 +253,7 @@ class CenterNet(Method):
     snap: bool = True  # joints move to peaks (published); false: as regressed
 
     def head(self, config: ModelConfig, skeleton: Skeleton) -> CentreHead:
-        return CentreHead(config, skeleton, self.stride, self.width)
+        return CentreHead(config, skeleton, self.stride, self.width, self.pose_score)
 
     def losses(
         self, net: Rival, answer: CentreMaps, people: list[People], config: Config
@@ -245,15 +261,24 @@ class CenterNet(Method):
         unit, size = torch.tensor([1 / self.stride] * 2 + [1.0], device=net.device), answer.centre.shape[-2:]
         cells = ((p.keypoints * unit, p.boxes / self.stride) for p in people)
         targets = [centre_targets(k, boxes, tuple(size), self.overlap) for k, boxes in cells]
-        return centre_losses(answer, targets, self.size_weight)
+        losses = centre_losses(answer, targets, self.size_weight)
+        if answer.score is not None:  # each person's one cell learns how good its pose is
+            at = [(at_cells(answer.score, i, t.cell)[:, 0], t.cell) for i, t in enumerate(targets)]
+            said = [(q, self.stride * cell_poses(answer, i, cells)) for i, (q, cells) in enumerate(at)]
+            losses["score"] = config.loss.score * pose_score_loss(said, people, net.sigmas)
+        return losses
 
     def candidates(
         self, net: Rival, answer: CentreMaps, n: int, size: tuple[int, int], config: DecodeConfig
     ) -> Candidates:
         sure = {name: getattr(answer, name).sigmoid().clamp(1e-4, 1 - 1e-4) for name in ("centre", "joints")}
         rest = {f.name: getattr(answer, f.name) for f in fields(CentreMaps)}
-        _, scores, joints = decode_centres(CentreMaps(**rest | sure), n, self.top, self.snap)
-        return Candidates(joints * self.stride, scores, scores)
+        maps = CentreMaps(**rest | sure)
+        _, p, joints = decode_centres(maps, n, self.top, self.snap)
+        if answer.score is None:
+            return Candidates(joints * self.stride, p, p)
+        cells = peaks(maps.centre[n], self.top)[1][0]
+        return Candidates(joints * self.stride, p, p * at_cells(answer.score, n, cells)[:, 0].sigmoid())
 
     def select(
         self, net: Rival, found: Candidates, config: DecodeConfig, quality: Tensor | None = None

@@ -8,7 +8,7 @@ __all__ = ['GROUPS', 'keypoint_groups', 'read_at', 'Published', 'block', 'KPAlig
 
 # %% ../../nbs/peers/directpose.ipynb #f154b1d1
 # Shapes: N pictures, P locations, M positives, G groups of keypoints, K keypoints, C channels of a group.
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -20,9 +20,9 @@ from ..aggregation import at_least_float32
 from ..assignment import AssignConfig, assign_regions
 from ..config import Count, NotNegative, Share
 from ..inference import DecodeConfig, best_locations, place_keypoints
-from ..losses import focal_loss
+from ..losses import focal_loss, stack_targets
 from ..model import ModelConfig, heatmap_branch, logit_conv
-from .interface import Method, Rival, level_rows
+from .interface import Rival, ScoredMethod, level_rows
 from ..representation import decode_pose, encode_pose, level_locations
 from ..skeleton import Skeleton
 from ..structures import Candidates, People, Predictions
@@ -128,7 +128,7 @@ class KPAlign(nn.Module):
 # %% ../../nbs/peers/directpose.ipynb #d1ef7f43
 @dataclass
 class Aligned(Predictions):
-    "Predictions without refinement whose score is the centre-ness."
+    "Predictions without refinement whose score is the centre-ness, or SMPR's pose score."
 
     visible: Tensor | None = None  # (N, P, K) logits of being labelled (gluon-cv)
 
@@ -144,15 +144,16 @@ class DirectHead(nn.Module):
         pose_depth: int | None = None,  # layers of the pose tower; None: as many as of the other
         code: Published = Published.AUTHORS,
         exact: bool = False,
+        pose_score: bool = False,  # SMPR's pose score, seen by the tower of poses, instead of the centre-ness
     ):
         super().__init__()
         c, norm, groups = config.width, config.norm_groups, keypoint_groups(skeleton)
         wide, gluon, depth = channels * len(groups), code == Published.GLUON, pose_depth or config.tower_depth
         deeper = (block(wide, wide, wide // 4, len(groups)) for _ in range(depth - 1))
-        self.strides, self.on_pose = config.strides, gluon
+        self.strides, self.on_pose = config.strides, gluon or pose_score
         self.person_tower = nn.Sequential(*(block(c, c, norm) for _ in range(config.tower_depth)))
         self.pose_tower = nn.Sequential(block(c, wide, wide // 4), *deeper)
-        self.person, self.centre = logit_conv(c, 1, 0.01), logit_conv(wide if gluon else c, 1)
+        self.person, self.centre = logit_conv(c, 1, 0.01), logit_conv(wide if self.on_pose else c, 1)
         faces = [g for g, group in enumerate(groups) if skeleton.names[group[0]] in GROUPS[0]]
         finest = () if gluon else tuple(faces)
         self.align = KPAlign(groups, channels, 3 if gluon else 2, finest, exact)
@@ -242,18 +243,23 @@ def direct_losses(
     assign: AssignConfig = AssignConfig(),
     code: Published = Published.AUTHORS,
     heatmap: float = 4.0,  # weight of the heatmap's loss
+    learnt: Tensor | None = None,  # (N, P) bool: where a person is learnt; None: all of the regions
+    quality: Tensor | None = None,  # (N, P) what the score learns there; None: the centre-ness
 ) -> dict[str, Tensor]:
     "The losses of DirectPose by name; each is divided as the code that is followed does."
     n, at, truth, boxes = positives(pred, people, assign)
-    count, learnt, seen = len(n), torch.zeros_like(pred.person_logits), truth[..., 2] > 0
-    learnt[n, at] = 1
-    persons = max(count, 1) if code == Published.GLUON else count + len(people)
+    count, seen = len(n), truth[..., 2] > 0
+    if learnt is None:
+        learnt = torch.zeros_like(pred.person_logits, dtype=torch.bool)
+        learnt[n, at] = True
+    persons = max(int(learnt.sum()), 1) if code == Published.GLUON else int(learnt.sum()) + len(people)
     centre, bce = centerness(pred.locations[at], boxes), F.binary_cross_entropy_with_logits
+    score, wanted = ("centre", centre) if quality is None else ("score", quality[n, at])
     target = encode_pose(truth[..., :2], pred.locations[at], pred.strides[at]).unflatten(-1, (-1, 2))
     pose = pred.initial[n, at].float().unflatten(-1, (-1, 2))
     losses = {
         "person": focal_loss(pred.person_logits, learnt) / persons,
-        "centre": bce(pred.score_logits[n, at].float(), centre, reduction="sum") / max(count, 1),
+        score: bce(pred.score_logits[n, at].float(), wanted, reduction="sum") / max(count, 1),
         "pose": pose_loss(pose, target, seen, centre, code),
     }
     if pred.visible is not None:
@@ -267,7 +273,7 @@ def direct_losses(
 
 # %% ../../nbs/peers/directpose.ipynb #a4ae01cd
 @dataclass(frozen=True)
-class DirectPose(Method):
+class DirectPose(ScoredMethod):
     "Keypoints read one group at a time (arXiv 1911.07451)."
 
     channels: Count = 64  # of each group of keypoints, a multiple of 4 (published code)
@@ -276,16 +282,27 @@ class DirectPose(Method):
     exact: bool = False  # read where the base points, without the half-cell slip (ours)
     heatmap: NotNegative = 4.0  # weight of the heatmap's loss (published command)
     nms: Share | None = 0.4  # IoU of boxes above which the weaker goes (gluon-cv: 0.6); None: Soft-NMS
+    oks_positives: bool = False  # a person is learnt only where the pose is good, as by SMPR (Sec. III-E)
 
     def conflict(self) -> str | None:
         said = f"channels is {self.channels}; give a multiple of 4, of which group norm makes a group"
         return said if self.channels % 4 else None
 
     def head(self, config: ModelConfig, skeleton: Skeleton) -> DirectHead:
-        return DirectHead(config, skeleton, self.channels, self.pose_depth, self.code, self.exact)
+        return DirectHead(
+            config, skeleton, self.channels, self.pose_depth, self.code, self.exact, self.pose_score
+        )
 
     def losses(self, net: Rival, answer: Aligned, people: list[People], config: Config) -> dict[str, Tensor]:
-        return direct_losses(answer, people, config.assign, self.code, self.heatmap)
+        learnt = quality = None
+        if self.oks_positives or self.pose_score:
+            both = replace(answer, refined=answer.initial)  # the only pose stands for SMPR's first and second
+            t = stack_targets(both, people, net.sigmas, config.assign)
+            learnt, quality = (
+                (t.refined >= 0) if self.oks_positives else None,
+                t.score if self.pose_score else None,
+            )
+        return direct_losses(answer, people, config.assign, self.code, self.heatmap, learnt, quality)
 
     def candidates(
         self, net: Rival, answer: Aligned, n: int, size: tuple[int, int], config: DecodeConfig

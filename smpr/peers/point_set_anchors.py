@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['COCO_POSE', 'TAPS', 'usual_pose', 'turned', 'cell_anchors', 'grid_anchors', 'anchor_oks', 'assign_anchors',
            'tap_keypoints', 'tap_offsets', 'Stage', 'StageHead', 'JointMaps', 'JointBranch', 'joint_targets',
-           'joint_loss', 'fuse_joints', 'stage_losses', 'oks_nms', 'Staged', 'StagedHead', 'PointSetAnchors']
+           'joint_loss', 'fuse_joints', 'stage_owners', 'stage_losses', 'oks_nms', 'Staged', 'StagedHead',
+           'PointSetAnchors']
 
 # %% ../../nbs/peers/point_set_anchors.ipynb #a221e003
 # Shapes: N pictures, P anchors of all levels together, A anchors of a cell, G persons, K keypoints.
@@ -22,7 +23,8 @@ from ..inference import DecodeConfig, best_locations
 from ..losses import focal_loss
 from ..model import ModelConfig, tower
 from .centernet import draw_gaussians
-from .interface import Method, Rival
+from .interface import Rival, ScoredMethod, pose_score_loss
+from ..scoring import confidence
 from ..settings import SmprError
 from ..skeleton import COCO17, Skeleton
 from ..structures import Candidates, People
@@ -149,6 +151,7 @@ class Stage:
     strides: Tensor  # (P,) px
     logits: Tensor  # (N, P)
     deltas: Tensor  # (N, P, K, 2) corrections, diagonals
+    scores: Tensor | None = None  # (N, P) logits of SMPR's pose score, of the last stage if it is asked for
 
     @property
     def poses(self) -> Tensor:
@@ -159,7 +162,7 @@ class Stage:
 class StageHead(nn.Module):
     "Towers, taps on joints of anchors, logits and corrections; shared by the levels."
 
-    def __init__(self, config: ModelConfig, skeleton: Skeleton):
+    def __init__(self, config: ModelConfig, skeleton: Skeleton, pose_score: bool = False):
         super().__init__()
         c, self.taps, size = config.width, tap_keypoints(skeleton), (config.width, config.width, 3, 3)
         self.person_tower, self.pose_tower = tower(config), tower(config)
@@ -168,22 +171,26 @@ class StageHead(nn.Module):
             nn.Sequential(nn.GroupNorm(config.norm_groups, c), nn.ReLU(inplace=True)) for _ in range(2)
         )
         self.person, self.delta = nn.Conv2d(c, 1, 1), nn.Conv2d(c, 2 * skeleton.K, 1)
-        for conv in (self.person, self.delta):
+        self.score = nn.Conv2d(c, 1, 1) if pose_score else None
+        for conv in filter(None, (self.person, self.delta, self.score)):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.get_parameter("bias"))
 
-    def forward(self, x: Tensor, anchors: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-        "Logits (N, h w A) and corrections (N, h w A, K, 2) of a level's anchors (N, h w A, K, 2)."
+    def forward(self, x: Tensor, anchors: Tensor, stride: int) -> tuple[Tensor, ...]:
+        "Logits (N, h w A), corrections (N, h w A, K, 2) of anchors of that shape; pose scores if asked for."
         person, pose, conv = self.person_tower(x), self.pose_tower(x), conv_of(DeformPath.AUTO, x.device)
         cells = anchors.unflatten(1, (*x.shape[-2:], -1)).permute(0, 3, 4, 5, 1, 2)  # (N, A, K, 2, h, w)
-        logits, deltas = [], []
+        logits, deltas, scores = [], [], []
         for kind in cells.unbind(1):  # the same weights for every kind of anchor
             offsets = tap_offsets(kind, self.taps, stride)
             logits.append(self.person(self.after_person(conv(person, offsets, self.at_person))).float())
-            deltas.append(self.delta(self.after_pose(conv(pose, offsets, self.at_pose))).float())
-        rows = torch.stack(logits, -1).flatten(1)
+            seen = self.after_pose(conv(pose, offsets, self.at_pose))
+            deltas.append(self.delta(seen).float())
+            scores += [] if self.score is None else [self.score(seen).float()]
+        rows = (torch.stack(t, -1).flatten(1) for t in (logits, scores) if t)
         moves = torch.stack(deltas, -1).permute(0, 2, 3, 4, 1).flatten(1, 3)  # (N, h w A, 2K)
-        return rows, moves.unflatten(-1, (-1, 2))
+        said, *scores = rows
+        return said, moves.unflatten(-1, (-1, 2)), *scores
 
 # %% ../../nbs/peers/point_set_anchors.ipynb #8300efd5
 @dataclass
@@ -254,7 +261,7 @@ def fuse_joints(poses: Tensor, maps: JointMaps, n: int, stride: int, top: int = 
     return spots.expand(len(poses), -1, -1, -1).gather(3, which)[..., 0]
 
 # %% ../../nbs/peers/point_set_anchors.ipynb #e9d99410
-def stage_losses(
+def stage_owners(
     stage: Stage,
     people: list[People],
     sigmas: Tensor,
@@ -262,16 +269,20 @@ def stage_losses(
     high: float = 0.5,
     top: int = 9,
     kinds: int = 1,
-) -> tuple[Tensor, Tensor]:
+) -> list[Tensor]:  # (P,) each
+    "Which person of each picture the anchors of a stage learn."
+    pairs = [(p.keypoints, anchors.detach()) for p, anchors in zip(people, stage.anchors)]
+    return [assign_anchors(anchor_oks(k, anchors, sigmas), low, high, top, kinds) for k, anchors in pairs]
+
+
+def stage_losses(stage: Stage, people: list[People], owners: list[Tensor]) -> tuple[Tensor, Tensor]:
     "Focal loss and ten times the L1 of one stage (published code)."
     person, pose, count = stage.logits.new_zeros(()), stage.logits.new_zeros(()), 0
-    for n, p in enumerate(people):
-        anchors = stage.anchors[n].detach()
-        owner = assign_anchors(anchor_oks(p.keypoints, anchors, sigmas), low, high, top, kinds)
+    for n, (p, owner) in enumerate(zip(people, owners)):
         asked, mine = owner > -2, (owner >= 0).nonzero().flatten()
         person = person + focal_loss(stage.logits[n, asked], owner[asked] >= 0)
         truth, count = p.keypoints[owner[mine]], count + max(len(mine), 1)
-        target = (truth[..., :2] - anchors[mine]) / stage.sides[mine, None, None]
+        target = (truth[..., :2] - stage.anchors[n, mine].detach()) / stage.sides[mine, None, None]
         pose = pose + ((stage.deltas[n, mine] - target).abs() * (truth[..., 2:] > 0)).sum()
     return person / count, 10 * pose / count
 
@@ -312,7 +323,9 @@ class StagedHead(nn.Module):
         shapes = torch.tensor(method.shapes or _known_shape(skeleton))
         self.strides, self.fuse = config.strides[: method.levels], method.fuse
         self.bases = [cell_anchors(shapes, s, method.scales, method.turns) for s in self.strides]
-        self.stages = nn.ModuleList(StageHead(config, skeleton) for _ in range(method.stages))
+        last = method.stages - 1  # it alone judges its poses
+        scored = (method.pose_score and i == last for i in range(method.stages))
+        self.stages = nn.ModuleList(StageHead(config, skeleton, score) for score in scored)
         self.joints = JointBranch(config, skeleton.K) if method.joint_weight or method.fuse else None
 
     def forward(self, maps: list[Tensor], heatmap: bool = False) -> Staged:
@@ -327,8 +340,7 @@ class StagedHead(nn.Module):
         found, sides, strides = [], torch.cat(sides), torch.cat(strides)
         for head in self.stages:
             said = [head(x, a, s) for x, a, s in zip(maps, anchors, self.strides)]
-            logits, deltas = (torch.cat(t, 1) for t in zip(*said))
-            found.append(Stage(torch.cat(anchors, 1), sides, strides, logits, deltas))
+            found.append(Stage(torch.cat(anchors, 1), sides, strides, *(torch.cat(t, 1) for t in zip(*said))))
             poses = torch.minimum(found[-1].poses.detach().clamp(min=0), last)
             anchors = list(poses.split([a.shape[1] for a in anchors], 1))
         asked = self.joints is not None and (self.training or self.fuse or heatmap)
@@ -344,7 +356,7 @@ def _known_shape(skeleton: Skeleton) -> list:
 
 # %% ../../nbs/peers/point_set_anchors.ipynb #ba3ee962
 @dataclass(frozen=True)
-class PointSetAnchors(Method):
+class PointSetAnchors(ScoredMethod):
     "Poses corrected from usual ones, twice (arXiv 2007.02846), without the branch of boxes."
 
     levels: Count = 3  # of the neck, fine to coarse (published: strides 8, 16, 32)
@@ -367,8 +379,13 @@ class PointSetAnchors(Method):
         losses, kinds = {}, max(len(self.shapes), 1) * len(self.scales) * len(self.turns)
         for i, stage in enumerate(answer.stages):
             low, high = self.low[min(i, 1)], self.high[min(i, 1)]
-            both = stage_losses(stage, people, net.sigmas, low, high, self.top, kinds)
+            owners = stage_owners(stage, people, net.sigmas, low, high, self.top, kinds)
+            both = stage_losses(stage, people, owners)
             losses |= {f"person_{i + 1}": both[0], f"pose_{i + 1}": both[1]}
+            if stage.scores is not None:
+                mine, poses = [owner >= 0 for owner in owners], stage.poses
+                said = [(stage.scores[n, m], poses[n, m]) for n, m in enumerate(mine)]
+                losses["score"] = config.loss.score * pose_score_loss(said, people, net.sigmas)
         if answer.joints is not None:
             heat, offset = joint_loss(answer.joints, people, net.config.strides[0] // 2)
             losses |= {"heat": self.joint_weight * heat, "offset": self.joint_weight * offset}
@@ -378,13 +395,13 @@ class PointSetAnchors(Method):
         self, net: Rival, answer: Staged, n: int, size: tuple[int, int], config: DecodeConfig
     ) -> Candidates:
         stage, last = answer.stages[-1], net.sigmas.new_tensor([size[1] - 1.0, size[0] - 1.0])
-        p = stage.logits[n].float().sigmoid()
-        best = best_locations(p, stage.strides, config.level_top)
+        p, sure = confidence(stage.logits[n], None if stage.scores is None else stage.scores[n])
+        best = best_locations(sure, stage.strides, config.level_top)
         poses = torch.minimum(stage.poses[n, best].clamp(min=0), last)
         if self.fuse and answer.joints is not None:
             poses = fuse_joints(poses, answer.joints, n, net.config.strides[0] // 2)
             poses = torch.minimum(poses.clamp(min=0), last)
-        return Candidates(poses, p[best], p[best])
+        return Candidates(poses, p[best], sure[best])
 
     def select(
         self, net: Rival, found: Candidates, config: DecodeConfig, quality: Tensor | None = None

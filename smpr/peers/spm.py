@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TREE', 'tree_parents', 'tree_order', 'find_roots', 'cell_grid', 'root_map', 'Stored', 'Window', 'tree_steps',
-           'window_cells', 'displacement_maps', 'RootMaps', 'RootHead', 'spm_losses', 'decode_roots', 'SPM']
+           'window_cells', 'displacement_maps', 'RootMaps', 'RootHead', 'spm_losses', 'walk_tree', 'decode_roots',
+           'SPM']
 
 # %% ../../nbs/peers/spm.ipynb #7fb13df4
 # Shapes: N pictures, G persons of a picture, K keypoints, h x w cells of one map.
@@ -18,7 +19,7 @@ from ..config import Count, NotNegative, Positive, Share
 from ..inference import DecodeConfig
 from ..model import ModelConfig
 from .centernet import peaks
-from .interface import Method, Rival, finer, select_best
+from .interface import Rival, ScoredMethod, finer, pose_score_loss, select_best
 from ..skeleton import Skeleton
 from ..structures import Candidates, People
 from ..update import Config
@@ -132,14 +133,23 @@ class RootMaps:
 
     root: Tensor  # (N, 1, h, w) how near a root is
     steps: Tensor  # (N, 2K, h, w) displacements x1, y1, x2, y2, ..., diagonals of the map
+    score: Tensor | None = None  # (N, 1, h, w) logits of SMPR's pose score, if it is asked for
 
 
 class RootHead(nn.Module):
-    "Two small heads on the finest map, or on one that is finer still."
+    "Two small heads on the finest map, or on one that is finer still; a third for the pose score."
 
-    def __init__(self, config: ModelConfig, skeleton: Skeleton, stride: int = 4, width: int = 256):
+    def __init__(
+        self,
+        config: ModelConfig,
+        skeleton: Skeleton,
+        stride: int = 4,
+        width: int = 256,
+        pose_score: bool = False,
+    ):
         super().__init__()
         c, outputs = config.width, {"root": 1, "steps": 2 * skeleton.K}
+        outputs |= {"score": 1} if pose_score else {}
         self.up = finer(config, stride)
         self.parts = nn.ModuleDict()
         for name, n in outputs.items():
@@ -168,6 +178,24 @@ def spm_losses(
     }
 
 # %% ../../nbs/peers/spm.ipynb #8f28ccdc
+def walk_tree(
+    steps: Tensor,  # (2K, h, w) of one picture
+    cell: Tensor,  # (M, 2) long, roots
+    parents: tuple[int, ...],
+    stored: Stored = Stored.PARENT,
+) -> Tensor:  # (M, K, 2) cells
+    "The joints that are reached from roots, one displacement after the other."
+    h, w = steps.shape[-2:]
+    last, steps = cell.new_tensor([w - 1, h - 1]), steps.unflatten(0, (-1, 2)) * (h * h + w * w) ** 0.5
+    joints = steps.new_zeros(len(cell), len(parents), 2)
+    for k in tree_order(parents):
+        start = cell.float() if parents[k] < 0 else joints[:, parents[k]]
+        read = cell if stored == Stored.ROOT else (start + 0.5).floor().long().clamp(min=0).minimum(last)
+        step = steps[k][:, read[:, 1], read[:, 0]].T
+        joints[:, k] = step + (start if stored == Stored.ROOT else read)
+    return joints
+
+
 def decode_roots(
     maps: RootMaps,
     n: int,
@@ -177,22 +205,15 @@ def decode_roots(
     top: int = 100,  # roots at most
 ) -> tuple[Tensor, Tensor, Tensor]:  # cells (M, 2), scores (M,), joints (M, K, 2) cells; best first
     "The people in the maps of picture `n`."
-    h, w = maps.root.shape[-2:]
+    w = maps.root.shape[-1]
     scores, at = (t[0] for t in peaks(maps.root[n], top))
     scores, at = scores[scores > least], at[scores > least]
-    cell, last = torch.stack([at % w, at // w], -1), at.new_tensor([w - 1, h - 1])
-    steps = maps.steps[n].unflatten(0, (-1, 2)) * (h * h + w * w) ** 0.5
-    joints = steps.new_zeros(len(at), len(parents), 2)
-    for k in tree_order(parents):
-        start = cell.float() if parents[k] < 0 else joints[:, parents[k]]
-        read = cell if stored == Stored.ROOT else (start + 0.5).floor().long().clamp(min=0).minimum(last)
-        step = steps[k][:, read[:, 1], read[:, 0]].T
-        joints[:, k] = step + (start if stored == Stored.ROOT else read)
-    return cell, scores, joints
+    cell = torch.stack([at % w, at // w], -1)
+    return cell, scores, walk_tree(maps.steps[n], cell, parents, stored)
 
 # %% ../../nbs/peers/spm.ipynb #6fba0e7d
 @dataclass(frozen=True)
-class SPM(Method):
+class SPM(ScoredMethod):
     "Roots and displacements along a tree (arXiv 1908.09220; tree, root and window are our choice)."
 
     stride: Count = 4  # px a cell (published); 8: the neck's finest map as it is
@@ -207,7 +228,7 @@ class SPM(Method):
     top: Count = 100  # roots a picture
 
     def head(self, config: ModelConfig, skeleton: Skeleton) -> RootHead:
-        return RootHead(config, skeleton, self.stride, self.width)
+        return RootHead(config, skeleton, self.stride, self.width, self.pose_score)
 
     def losses(self, net: Rival, answer: RootMaps, people: list[People], config: Config) -> dict[str, Tensor]:
         size, parents = tuple(answer.root.shape[-2:]), tree_parents(net.skeleton)
@@ -218,15 +239,31 @@ class SPM(Method):
             ways = tree_steps(keypoints, middle, parents, self.stored)
             steps.append(displacement_maps(ways, size, self.window, self.reach / self.stride))
         wanted, learnt = (torch.stack(t) for t in zip(*steps))
-        return spm_losses(answer, torch.stack(roots), wanted, learnt | self.zeros, self.weight)
+        losses = spm_losses(answer, torch.stack(roots), wanted, learnt | self.zeros, self.weight)
+        if answer.score is not None:
+            losses["score"] = config.loss.score * self._score_loss(net, answer, people)
+        return losses
+
+    def _score_loss(self, net: Rival, answer: RootMaps, people: list[People]) -> Tensor:
+        "Each person's root cell learns how good the pose is to which its steps lead."
+        parents, said, last = tree_parents(net.skeleton), [], answer.root.shape[:-3:-1]
+        for i, p in enumerate(people):
+            cell = (find_roots(p.keypoints) / self.stride).round().long().clamp(min=0)
+            cell = cell.minimum(cell.new_tensor(last) - 1)
+            with torch.no_grad():
+                poses = self.stride * walk_tree(answer.steps[i], cell, parents, self.stored)
+            said.append((answer.score[i, 0][cell[:, 1], cell[:, 0]], poses))
+        return pose_score_loss(said, people, net.sigmas)
 
     def candidates(
         self, net: Rival, answer: RootMaps, n: int, size: tuple[int, int], config: DecodeConfig
     ) -> Candidates:
         parents = tree_parents(net.skeleton)
-        _, scores, joints = decode_roots(answer, n, parents, self.stored, self.least, self.top)
-        scores = scores.clamp(0, 1)
-        return Candidates(joints * self.stride, scores, scores)
+        cell, p, joints = decode_roots(answer, n, parents, self.stored, self.least, self.top)
+        p, joints = p.clamp(0, 1), joints * self.stride
+        if answer.score is None:
+            return Candidates(joints, p, p)
+        return Candidates(joints, p, p * answer.score[n, 0][cell[:, 1], cell[:, 0]].sigmoid())
 
     def select(
         self, net: Rival, found: Candidates, config: DecodeConfig, quality: Tensor | None = None
