@@ -16,7 +16,7 @@ from smpr.config import from_dict
 from smpr.data import load_set
 from smpr.evaluation import METRICS, evaluate
 from smpr.run_folder import find_checkpoint, load_checkpoint, load_run, read_log, seal
-from smpr.settings import SmprError
+from smpr.settings import SmprError, compute_dtype
 from smpr.skeleton import COCO17, Skeleton
 from smpr.training import Keeper, RunConfig, measure, step_batches, train
 from smpr.update import Config, backward_batch, make_state, small_config, train_step
@@ -213,6 +213,26 @@ def test_five_keypoints(five, tmp_path):
         for k in r.keypoints[(r.keypoints[..., 2] > 0).any(1)].tolist()
     ]
     assert evaluate(five.annotations, truth, SKELETON5)["AP"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "has, half", (("AVX512", True), ("SVE256", True), ("AVX2", False), ("DEFAULT", False))
+)
+def test_bfloat16_where_the_processor_has_it(has, half, monkeypatch):
+    "Elsewhere it would be emulated, ten times slower than float32."
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: has)
+    assert (compute_dtype(torch.device("cpu")) == torch.bfloat16) == half
+    assert compute_dtype(torch.device("cpu"), False) == torch.float32
+
+
+def test_without_bfloat16_a_run_is_that_of_float32(tmp_path, monkeypatch, capsys):
+    "The same weights as with train.bf16 off, and a line that says so."
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    for name, asked in (("asked", True), ("off", False)):
+        train(tiny(bf16=asked), people("train", 10), tmp_path / name, **QUIET | {"progress": asked})
+    assert capsys.readouterr().err.count("training in float32: this device has no instructions") == 1
+    asked, off = (tensors(tmp_path / name) for name in ("asked", "off"))
+    assert all(torch.equal(asked[k], off[k]) for k in off)
 
 
 def test_bad_numbers_stop_the_run(tmp_path):
