@@ -25,8 +25,9 @@ import torch.distributed as dist
 from smpr.batches import TrainStream, collate
 from smpr.data import load_set, set_hash
 from smpr.experiments.records import environment
+from smpr.processes import processes, rank_world, wrap
 from smpr.settings import SmprError, atomic_write, load_settings, resolve_device
-from smpr.update import make_state, processes, rank_world, small_config, train_step, wrap
+from smpr.update import make_state, small_config, train_step
 
 WARM = 3  # steps before the clock starts: memory is allocated, kernels are chosen
 

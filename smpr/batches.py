@@ -4,16 +4,12 @@
 
 # %% auto #0
 __all__ = ['GREY', 'flip', 'Outside', 'clip_people', 'crop', 'warp', 'recolor', 'occlude', 'DataConfig', 'warp_random', 'augment',
-           'mosaic', 'collate', 'TrainStream', 'DrawSampler', 'end_with', 'one_thread', 'train_loader']
+           'mosaic', 'collate', 'TrainStream', 'DrawSampler', 'train_loader']
 
 # %% ../nbs/10_batches.ipynb #6444f62e
 # Shapes: N pictures, G persons, K keypoints, H and W height and width of a picture in px.
-import multiprocessing
 import os
-import signal
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -38,6 +34,7 @@ from smpr.data import (
     skipped_people,
     trainable,
 )
+from .processes import one_thread
 from .representation import Variant, pseudo_boxes
 from .settings import SmprError
 from .skeleton import Skeleton
@@ -353,23 +350,6 @@ class DrawSampler:
 
     def __len__(self) -> int:
         return max(self.steps - self.first_step, 0)
-
-# %% ../nbs/10_batches.ipynb #156aca6a
-def end_with(parent: int) -> None:
-    "Wait until another process has taken the place of `parent`, which was killed, and end this one."
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
-def one_thread(worker: int) -> None:
-    "Worker processes decode with one thread, leave Ctrl-C and SIGTERM to their parent, and end with it."
-    torch.set_num_threads(1)
-    if threading.current_thread() is threading.main_thread():  # as it is in a process of its own
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-    if multiprocessing.parent_process():
-        threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
 
 # %% ../nbs/10_batches.ipynb #1f3e1ee0
 def train_loader(stream: TrainStream, sampler: DrawSampler, workers: int = 2) -> DataLoader:

@@ -322,7 +322,7 @@ class Train(Options):
     changes: Suppress[tuple[str, ...]] = ()  # such flags, with their values
 
     def __call__(self) -> None:
-        from smpr.update import replay_step
+        from smpr.command.replay import replay_step
 
         if self.replay:
             print(json.dumps(replay_step(self.replay)))
@@ -336,9 +336,9 @@ class Train(Options):
 # %% ../nbs/appendix/command.ipynb #ac6185ca
 def run_training(a: Train, config, run: Path) -> None:
     "Open the sets, choose start weights, fit the schedule into --minutes if asked for, train."
+    from smpr.processes import speaks
     from smpr.run_folder import fitting_weights
     from smpr.training import RunConfig, train
-    from smpr.update import speaks
 
     settings, train_set, val_set = load_settings(), training_set(a), None
     photos = a.preset.startswith("real")
@@ -374,9 +374,9 @@ PRESET_STARTS |= {"code": "imagenet", "paper": "imagenet"}  # Sec. IV-A
 
 def fitted_config(a: Train):
     "The preset, arranged for its start weights (which it says), then changed by flags. Raises SmprError."
+    from smpr.processes import speaks
     from smpr.run_folder import weights_file
     from smpr.start import start_options
-    from smpr.update import speaks
 
     base, weights = preset_config(a.preset), a.weights or PRESET_STARTS[a.preset]
     follow = start_options(change_many(base, [*a.changes]).model, weights_file(weights))

@@ -21,7 +21,6 @@ from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .batches import one_thread
 from .config import Whole, check, say
 from smpr.data import (
     ID_FIELD,
@@ -36,6 +35,7 @@ from smpr.data import (
     turned_note,
 )
 from .inference import TestConfig, find_batch, fit_looks, usual_batch
+from .processes import one_thread
 from .settings import SmprError
 from .skeleton import COCO17, Skeleton, keypoint_order
 from .structures import Result, coco_results

@@ -6,7 +6,7 @@
 __all__ = ['pack_optimizer', 'unpack_optimizer', 'seal', 'check_seal', 'write_state', 'save_checkpoint', 'find_checkpoint',
            'load_checkpoint', 'run_weights', 'weights_file', 'saved_config', 'load_run', 'peak_memory', 'NoBoard',
            'open_board', 'RunLog', 'read_log', 'data_digest', 'find_run', 'open_run', 'Stopped', 'StopSignals',
-           'one_line_errors', 'keypoint_tensors', 'in_order', 'state_by_name', 'fitting_weights']
+           'one_line_errors', 'keep_bad_step', 'keypoint_tensors', 'in_order', 'state_by_name', 'fitting_weights']
 
 # %% ../nbs/appendix/run_folder.ipynb #00d0b832
 # Shapes: N images, P locations, K keypoints.
@@ -25,24 +25,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from .update import over_ranks, rank_world, speaks
-
-# %% ../nbs/appendix/run_folder.ipynb #22f9e052
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .batches import TrainStream
 from .checkpoints import read_notes, wanted_shapes, write_tensors
 from .config import NotNegative, Whole, check_same, checked, from_dict, say, to_dict
 from .data import PoseSet, skipped_people
 from .inference import load, shipped_weights
 from .model import SMPR, ModelConfig
+from .processes import over_ranks, rank_world, speaks
 from .settings import SmprError, atomic_write, begins, file_digest, need, sync_path
 from .skeleton import Skeleton, keypoint_order
 from .start import check_fit, foreign_start
-from .update import Config, TrainState
+from .structures import Batch
+from .update import BadNumbers, Config, TrainState
 
 # %% ../nbs/appendix/run_folder.ipynb #483a901f
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -404,6 +404,27 @@ def one_line_errors(state: TrainState) -> Iterator[None]:
         lost = f"a process that loads pictures was lost ({str(e).split('. ')[0]}; out of memory?)"
         help = "run again to resume, with fewer workers (settings.ini) if memory is short"
         raise SmprError(f"after step {state.step} {lost}; {help}") from None
+
+# %% ../nbs/appendix/run_folder.ipynb #0811c977
+def keep_bad_step(
+    run: Path, state: TrainState, batch: Batch, stream: TrainStream, config: Config, error: BadNumbers
+) -> BadNumbers:
+    "Write a step that failed into the run folder, for `smpr train --replay`; returns the error that says so."
+    rank, world = rank_world()
+    mine = config.train.batch // world
+    first = state.step * config.train.batch + rank * mine
+    ids = [r.id for d in range(first, first + mine) for r in stream.shown(d)]
+    tensors = {f"net.{k}": v for k, v in state.net.state_dict().items()}
+    tensors |= {"images": batch.images, "sizes": batch.sizes}
+    tensors |= {f"people.{i}.{name}": t for i, p in enumerate(batch.people) for name, t in vars(p).items()}
+    notes = {"config": to_dict(config), "skeleton": to_dict(state.net.skeleton), "pictures": ids}
+    notes = {name: json.dumps(value) for name, value in (notes | {"step": state.step + 1}).items()}
+    path, text = run / f"bad_step_{rank}.safetensors", f"{error}; pictures {', '.join(map(str, ids))}"
+    try:
+        write_tensors(tensors, path, notes)
+    except SmprError as e:
+        return BadNumbers(f"{text}; {e}")
+    return BadNumbers(f"{text}; see the step again with `smpr train --replay {path}`")
 
 # %% ../nbs/appendix/run_folder.ipynb #c793ccdb
 def keypoint_tensors(config: ModelConfig, skeleton: Skeleton) -> dict[str, int]:

@@ -35,8 +35,8 @@ from .checkpoints import check_state, read_notes
 from .config import from_dict
 from .inference import shipped_weights
 from .model import Backbone, BackboneName, ModelConfig, Pixels, ResNetStyle, make_backbone
+from .processes import speaks
 from .settings import SmprError, file_digest, need
-from .update import speaks
 
 # %% ../nbs/appendix/start.ipynb #fc4412b9
 TIMM_NAMES = {

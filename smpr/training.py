@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .update import over_ranks, processes, rank_world, speaks
+from .processes import over_ranks, processes, rank_world, speaks, wrap
 
 # %% ../nbs/14_training.ipynb #dfffbd44
 import numpy as np
@@ -37,6 +37,7 @@ from smpr.run_folder import (
     StopSignals,
     data_digest,
     fitting_weights,
+    keep_bad_step,
     one_line_errors,
     open_run,
     read_log,
@@ -46,7 +47,7 @@ from .settings import SmprError, compute_dtype, hold_folder, resolve_device
 from .skeleton import draw_poses
 from .start import check_frozen, fit_model
 from .structures import pose_boxes
-from .update import BadNumbers, Config, TrainState, keep_bad_step, make_state, train_step, wrap
+from .update import BadNumbers, Config, TrainState, make_state, train_step
 
 # %% ../nbs/14_training.ipynb #cd9fa7cc
 def step_batches(config: Config, train_set: PoseSet, first: int, last: int, workers: int = 2) -> DataLoader:

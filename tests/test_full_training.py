@@ -108,7 +108,7 @@ sys.path.insert(0, {tests!r})
 from test_full_training import miniature
 from smpr.full_training import coco_set
 from smpr.training import train
-from smpr.update import processes
+from smpr.processes import processes
 coco, folder = Path(sys.argv[1]), Path(sys.argv[2])
 with processes("cpu"):
     for parts in (1, 2):

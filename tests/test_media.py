@@ -811,7 +811,7 @@ def test_loaders_end_with_a_killed_training(tmp_path):
     code = """if True:
         import os, time, torch
         from torch.utils.data import DataLoader
-        from smpr.batches import one_thread
+        from smpr.processes import one_thread
         class Slow(torch.utils.data.Dataset):
             def __len__(self): return 10**6
             def __getitem__(self, n):

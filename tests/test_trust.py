@@ -24,6 +24,7 @@ from trust.guards import GUARDS, Put
 from trust.kills import Kill, kill_and_resume, mini, people
 from trust.load import predict_many
 
+from smpr.command.replay import replay_step
 from smpr.data import load_set
 from smpr.experiments import runner as reproduction
 from smpr.experiments.records import mark_made
@@ -31,7 +32,7 @@ from smpr.experiments.runner import Job, run_jobs
 from smpr.run_folder import read_log
 from smpr.settings import SmprError, load_settings
 from smpr.training import train
-from smpr.update import BadNumbers, replay_step
+from smpr.update import BadNumbers
 
 QUIET = dict(workers=0, device="cpu", progress=False)
 TRAIN = [

@@ -17,10 +17,11 @@ from ..config import Count, Positive, Span, check
 from ..data import PoseSet, read_json
 from ..inference import DecodeConfig
 from ..losses import LossConfig
+from ..processes import wrap
 from ..settings import SmprError
 from ..skeleton import Skeleton, keypoint_order
 from ..training import step_batches
-from ..update import Config, make_state, small_config, train_step, wrap
+from ..update import Config, make_state, small_config, train_step
 
 # %% ../../nbs/beyond/real_people.ipynb #8cc23337
 def _in_order_of(poses: PoseSet, skeleton: Skeleton) -> PoseSet:

@@ -44,11 +44,12 @@ from .records import make_record
 from ..full_training import coco_set
 from ..inference import TestConfig
 from ..model import SMPR, BackboneName, ModelConfig, NeckName, Pixels
+from ..processes import processes, rank_world
 from ..run_folder import data_digest, load_run, state_by_name, weights_file
 from ..settings import SmprError, atomic_write, file_digest, load_settings, resolve_device
 from ..start import check_frozen, fit_model, foreign_start, published_weights, start_options
 from ..training import RunConfig, train
-from ..update import Config, Optimizer, Schedule, TrainConfig, processes, rank_world, small_config
+from ..update import Config, Optimizer, Schedule, TrainConfig, small_config
 from ..world.people import WorldConfig, drawn_set
 
 # %% ../../nbs/experiments/rows.ipynb #b2c4438d

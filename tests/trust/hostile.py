@@ -15,6 +15,7 @@ import torch
 
 from smpr.checkpoints import load_weights
 from smpr.command.coco_files import unpack
+from smpr.command.replay import replay_step
 from smpr.config import to_dict
 from smpr.data import load_set
 from smpr.deploy.export import load_exported
@@ -23,7 +24,6 @@ from smpr.inference import load, predict, shipped_weights
 from smpr.settings import SmprError
 from smpr.skeleton import COCO17
 from smpr.sources import find_sources
-from smpr.update import replay_step
 from trust.inputs import good, patience
 
 
