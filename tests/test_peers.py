@@ -434,24 +434,13 @@ def test_spm_stored_at_the_parent(seed, n):
 
 @pytest.mark.parametrize("stride", (8, 16, 32))
 def test_psa_anchors(stride):
-    z, shape = golden("psa_anchors"), torch.tensor(psa.COCO_POSE)[None]
-    close(shape[0], z["template"], "usual pose")
-    base, side = psa.cell_anchors(shape, stride)
-    assert base.flatten(1).tolist() == z[f"base_pose_{stride}"].tolist()
-    close(side, z[f"base_scale_{stride}"].reshape(-1), "sides")
+    z, shape = golden("psa_anchors"), torch.tensor(psa.COCO_POSE)
+    close(shape, z["template"], "usual pose")
+    base = psa.cell_anchor(shape, stride)
+    assert base.flatten().tolist() == z[f"base_pose_{stride}"].reshape(-1).tolist()
+    assert psa.PointSetAnchors().scale * stride == z[f"base_scale_{stride}"].item()
     grid = psa.grid_anchors(base, (3, 4), stride)
     assert grid.flatten(1).tolist() == z[f"grid_pose_{stride}"].reshape(-1, 34).tolist()
-
-
-def test_psa_27_anchors():
-    z = golden("psa_anchors")
-    shapes = torch.from_numpy(z["three_templates_unshifted"])
-    shapes = shapes - shapes[:, [11, 12]].mean(1, keepdim=True)  # hips on the cell
-    turns, scales = tuple(z["rotations_deg"].tolist()), tuple(z["scales27"].tolist())
-    base, sides = psa.cell_anchors(shapes, 16, scales, turns)
-    stored = z["base_pose27_stride16"].reshape(-1, 34)
-    assert base.flatten(1).tolist() == stored.tolist()
-    assert sides.tolist() == z["base_scale27_stride16"].reshape(-1).tolist()
 
 
 PSA_NAMES = {
@@ -484,7 +473,7 @@ def test_psa_head(seed):
     head.load_state_dict(state)
     for level, s in enumerate((8, 16, 32)):
         h, w = z[f"cls_{level}"].shape[-2:]
-        base, _ = psa.cell_anchors(torch.tensor(psa.COCO_POSE)[None], s)
+        base = psa.cell_anchor(torch.tensor(psa.COCO_POSE), s)
         with torch.no_grad():
             x = drawn(f"psa feature {level}", (1, 32, h, w), seed)
             logits, deltas = head(x, psa.grid_anchors(base, (h, w), s)[None], s)
@@ -496,16 +485,11 @@ def psa_scene(seed, n):
     "Anchors, stage and people of a scene."
     z = golden("psa_assign", seed)
     h, w = z[f"image_hw_{n}"].tolist()
-    k, shape, rows, sides = (
-        torch.from_numpy(z[f"gt_keypoints_{n}"]),
-        torch.tensor(psa.COCO_POSE)[None],
-        [],
-        [],
-    )
+    k, shape, rows, sides = (torch.from_numpy(z[f"gt_keypoints_{n}"]), torch.tensor(psa.COCO_POSE), [], [])
     for level, s in enumerate((8, 16, 32)):
-        base, side = psa.cell_anchors(shape, s)
+        base = psa.cell_anchor(shape, s)
         rows.append(psa.grid_anchors(base, (-(-h // s), -(-w // s)), s))
-        sides.append(side.repeat(len(rows[-1])))
+        sides.append(torch.full((len(rows[-1]),), 16.0 * s))
         if n >= 4:
             flat = rows[-1].flatten(1).numpy()
             moved = rule().psa_stage2_anchors(n, level, seed, flat, z[f"gt_keypoints_{n}"])
@@ -533,7 +517,7 @@ def test_psa_assignment_and_losses(seed, n):
     truth = who.keypoints[owner[mine]]
     target = (truth[..., :2] - stage.anchors[0, mine]) / stage.sides[mine, None, None]
     close((target * (truth[..., 2:] > 0)).flatten(1), z[f"pose_target_{n}"], "targets")
-    person, pose = psa.stage_losses(stage, [who], psa.stage_owners(stage, [who], SIGMAS, low, high))
+    person, pose = psa.stage_losses(stage, [who], [owner])
     close(torch.stack([person, pose]), z[f"loss_{n}"][:2], "losses")
     h, w = z[f"image_hw_{n}"].tolist()
     poses = stage.poses[0, ::37].flatten(1)
@@ -582,15 +566,15 @@ METHODS = {
     "centernet-8": cn.CenterNet(8, 16, snap=False),
     "spm": spm.SPM(width=16),
     "spm-root": spm.SPM(8, 16, stored=spm.Stored.ROOT, window=spm.Window.SQUARE, zeros=True),
-    "point-set-anchors": psa.PointSetAnchors(scales=(6.0,)),
-    "point-set-anchors-fused": psa.PointSetAnchors(levels=2, scales=(4.0, 8.0), stages=1, fuse=True),
+    "point-set-anchors": psa.PointSetAnchors(scale=6.0),
+    "point-set-anchors-fused": psa.PointSetAnchors(levels=2, scale=4.0, stages=1, fuse=True),
 }
 IDEAL = {  # with one of SMPR's ideas each
     "directpose-oks-positives": dp.DirectPose(8, 1, oks_positives=True),
     "directpose-pose-score": dp.DirectPose(8, 1, pose_score=True),
     "centernet-pose-score": cn.CenterNet(width=16, pose_score=True),
     "spm-pose-score": spm.SPM(width=16, least=0.0, pose_score=True),
-    "point-set-anchors-pose-score": psa.PointSetAnchors(scales=(4.0, 6.0), pose_score=True),
+    "point-set-anchors-pose-score": psa.PointSetAnchors(scale=6.0, pose_score=True),
 }
 METHODS |= IDEAL
 methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -619,7 +603,7 @@ def test_nobody_and_everybody(method):
 @methods
 def test_any_skeleton(method):
     if isinstance(method, psa.PointSetAnchors):
-        method = replace(method, shapes=(((0.0, -0.4), (0.1, -0.3), (0.4, 0.3), (-0.4, 0.3)),))
+        method = replace(method, shape=((0.0, -0.4), (0.1, -0.3), (0.4, 0.3), (-0.4, 0.3)))
     net, batch = Rival(TINY, method, BIRD).train(), scene_batch()
     k = torch.tensor([[[20.0, 20, 2], [40, 60, 2], [30, 30, 1], [0, 0, 0]]])
     batch.people = [People(k, torch.tensor([[20.0, 20, 40, 60]]), torch.tensor([800.0]))]
