@@ -121,18 +121,11 @@ class CentreMaps:
 class CentreHead(nn.Module):
     "Six small heads on the finest map, or on one that is finer still; a seventh for the pose score."
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        skeleton: Skeleton,
-        stride: int = 4,
-        width: int = 256,
-        pose_score: bool = False,
-    ):
+    def __init__(self, config: ModelConfig, K: int, stride: int = 4, width: int = 256, score: bool = False):
         super().__init__()
-        c, K = config.width, skeleton.K
+        c = config.width
         outputs = {"centre": 1, "size": 2, "pose": 2 * K, "offset": 2, "joints": K, "joint_offset": 2}
-        outputs |= {"score": 1} if pose_score else {}
+        outputs |= {"score": 1} if score else {}
         self.up = finer(config, stride)
         self.parts = nn.ModuleDict()
         for name, n in outputs.items():
@@ -253,7 +246,7 @@ class CenterNet(ScoredMethod):
     snap: bool = True  # joints move to peaks (published); false: as regressed
 
     def head(self, config: ModelConfig, skeleton: Skeleton) -> CentreHead:
-        return CentreHead(config, skeleton, self.stride, self.width, self.pose_score)
+        return CentreHead(config, skeleton.K, self.stride, self.width, self.pose_score)
 
     def losses(
         self, net: Rival, answer: CentreMaps, people: list[People], config: Config

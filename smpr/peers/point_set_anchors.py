@@ -296,8 +296,8 @@ class StagedHead(nn.Module):
         last = torch.tensor(maps[0].shape[:-3:-1], device=device) * self.strides[0] - 1.0
         found, strides = [], torch.cat(strides)
         for head in self.stages:
-            said = [head(x, a, s) for x, a, s in zip(maps, anchors, self.strides)]
-            said = (torch.cat(t, 1) for t in zip(*said))
+            levels = zip(*(head(x, a, s) for x, a, s in zip(maps, anchors, self.strides)))
+            said = (torch.cat(t, 1) for t in levels)
             found.append(Stage(torch.cat(anchors, 1), self.scale * strides, strides, *said))
             poses = torch.minimum(found[-1].poses.detach().clamp(min=0), last)
             anchors = list(poses.split([a.shape[1] for a in anchors], 1))

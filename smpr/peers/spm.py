@@ -139,17 +139,10 @@ class RootMaps:
 class RootHead(nn.Module):
     "Two small heads on the finest map, or on one that is finer still; a third for the pose score."
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        skeleton: Skeleton,
-        stride: int = 4,
-        width: int = 256,
-        pose_score: bool = False,
-    ):
+    def __init__(self, config: ModelConfig, K: int, stride: int = 4, width: int = 256, score: bool = False):
         super().__init__()
-        c, outputs = config.width, {"root": 1, "steps": 2 * skeleton.K}
-        outputs |= {"score": 1} if pose_score else {}
+        c, outputs = config.width, {"root": 1, "steps": 2 * K}
+        outputs |= {"score": 1} if score else {}
         self.up = finer(config, stride)
         self.parts = nn.ModuleDict()
         for name, n in outputs.items():
@@ -228,7 +221,7 @@ class SPM(ScoredMethod):
     top: Count = 100  # roots a picture
 
     def head(self, config: ModelConfig, skeleton: Skeleton) -> RootHead:
-        return RootHead(config, skeleton, self.stride, self.width, self.pose_score)
+        return RootHead(config, skeleton.K, self.stride, self.width, self.pose_score)
 
     def losses(self, net: Rival, answer: RootMaps, people: list[People], config: Config) -> dict[str, Tensor]:
         size, parents = tuple(answer.root.shape[-2:]), tree_parents(net.skeleton)
