@@ -282,12 +282,12 @@ def steps_markdown(steps: list[Step], replicates: int, pairs: str = "Each row ag
 
 
 def steps_csv(steps: list[Step]) -> str:
-    "Steps as CSV."
+    "Steps as CSV; four decimals, so that whoever rounds them rounds once."
     out = io.StringIO()
     write = csv.writer(out, lineterminator="\n").writerow
     write(["step", "difference", "low", "high", "seeds", "verdict"])
     for s in steps:
-        numbers = ["" if s.difference is None else f"{v:.2f}" for v in (s.difference, s.low, s.high)]
+        numbers = ["" if s.difference is None else f"{v:.4f}" for v in (s.difference, s.low, s.high)]
         write([s.label, *numbers, s.seeds, s.verdict.replace(",", " and")])
     return out.getvalue()
 
