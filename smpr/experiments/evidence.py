@@ -112,4 +112,5 @@ def step_line(table: str, label: str, scale: str = "mini", figures: Path | None 
     if step.difference is None:
         return step.verdict
     interval = f"{step.low:+.1f} to {step.high:+.1f}"
-    return f"{step.difference:+.1f} AP (95 % {interval}, {step.seeds} seeds): {step.verdict}"
+    seeds = f"{step.seeds} seed{'' if step.seeds == 1 else 's'}"
+    return f"{step.difference:+.1f} AP (95 % {interval}, {seeds}): {step.verdict}"
