@@ -238,7 +238,8 @@ class Eval(Passing):
 
     def __call__(self) -> None:
         from smpr.data import load_set
-        from smpr.evaluation import check_truth, detect_set, evaluate
+        from smpr.evaluation import detect_set, evaluate
+        from smpr.pycoco import check_truth
 
         ours = begins(b'{"AP":', b'[{"image_id":', b"[]")
         if self.results_in:

@@ -28,10 +28,11 @@ from tqdm import tqdm
 from .batches import DrawSampler, TrainStream, train_loader
 from .config import Count, NotNegative, Options, Whole, change_all, say
 from .data import PoseSet, read_picture, resize_factor, skipped_people, turned_note
-from .evaluation import check_truth, detect_set, evaluate, set_order
+from .evaluation import detect_set, evaluate, set_order
 from .fuse import fold_norms
 from .inference import TestConfig, find_poses
 from .model import SMPR
+from .pycoco import check_truth
 from smpr.run_folder import (
     RunLog,
     StopSignals,

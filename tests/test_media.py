@@ -27,12 +27,23 @@ from smpr.command.check import check_set
 from smpr.command.coco_files import check_zip, fetch
 from smpr.command.media import Journal, name_drawings, write_results, write_video
 from smpr.config import SmprError, printable, to_dict
-from smpr.data import MOST_SCANS, load_set, read_image, read_json, set_hash, to_rgb
-from smpr.evaluation import check_truth, evaluate
+from smpr.data import load_set, read_image, read_json, set_hash
+from smpr.evaluation import evaluate
 from smpr.model import SMPR
+from smpr.pycoco import check_truth
 from smpr.run_folder import find_checkpoint, read_log
 from smpr.settings import atomic_write, hold_folder, load_settings
-from smpr.sources import as_rgb, each_picture, find_sources, is_one, is_video, kind_of, video_frames
+from smpr.sources import (
+    MOST_SCANS,
+    as_rgb,
+    each_picture,
+    find_sources,
+    is_one,
+    is_video,
+    kind_of,
+    to_rgb,
+    video_frames,
+)
 
 DATA = load_settings().data / "val"
 

@@ -12,8 +12,9 @@ import torch
 import smpr
 from smpr.beyond.real_people import join_sets
 from smpr.cli import Train, main, open_set, training_set
+from smpr.coco_format import as_id, person_category, read_json
 from smpr.command.check import check_set
-from smpr.data import as_id, file_skeleton, load_set, person_category, read_json
+from smpr.data import file_skeleton, load_set
 from smpr.evaluation import detect_set, evaluate, score_vs_oks
 from smpr.run_folder import fitting_weights
 from smpr.settings import SmprError, load_settings

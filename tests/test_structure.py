@@ -309,7 +309,6 @@ def test_every_import_from_the_package_exists():
 
 
 SHORT = {"00", "01", "02", "03"}
-LONG = {"09", "10", "11", "12"}  # not yet brought to 80 cells
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=name)
@@ -320,5 +319,5 @@ def test_chapters_can_be_read(path):
     statements = sorted(
         sum(isinstance(n, ast.stmt) for n in ast.walk(parsed(c))) for c in book if c["cell_type"] == "code"
     )
-    least, most = 40, 60 if path.name[:2] in SHORT else 120 if path.name[:2] in LONG else 80
+    least, most = (40, 60) if path.name[:2] in SHORT else (40, 80)
     assert least <= len(book) <= most and statements[len(statements) // 2] <= 8, (len(book), statements)

@@ -14,7 +14,8 @@ from smpr.batches import TrainStream
 from smpr.cli import main
 from smpr.command.check import check_set
 from smpr.data import load_set, skipped_people
-from smpr.evaluation import check_truth, evaluate, truth_errors
+from smpr.evaluation import evaluate
+from smpr.pycoco import check_truth, truth_errors
 from smpr.settings import SmprError, load_settings
 from smpr.training import train
 from smpr.update import small_config

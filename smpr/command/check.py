@@ -23,7 +23,7 @@ from smpr.data import (
     skipped_people,
     turned_note,
 )
-from ..evaluation import truth_errors
+from ..pycoco import truth_errors
 from ..settings import SmprError
 from ..skeleton import COCO17, Skeleton
 

@@ -30,7 +30,7 @@ from ..batches import DataConfig
 from ..checkpoints import write_tensors
 from ..config import Count, Options, change, flat, from_dict, in_words, to_dict
 from ..data import PoseSet, load_set, set_hash
-from ..evaluation import check_truth, detect_set, evaluate, set_order
+from ..evaluation import detect_set, evaluate, set_order
 from .findings import Findings, Matches, collect, found_poses, match_detections
 from smpr.experiments.frozen import (
     KeptSource,
@@ -45,6 +45,7 @@ from ..full_training import coco_set
 from ..inference import TestConfig
 from ..model import SMPR, BackboneName, ModelConfig, NeckName, Pixels
 from ..processes import processes, rank_world
+from ..pycoco import check_truth
 from ..run_folder import data_digest, load_run, state_by_name, weights_file
 from ..settings import SmprError, atomic_write, file_digest, load_settings, resolve_device
 from ..start import check_frozen, fit_model, foreign_start, published_weights, start_options

@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 
 from ..config import Options, Span
 from ..data import PoseSet, read_image
-from ..inference import DecodeConfig, box_iou, pose_overlap
+from ..inference import DecodeConfig, box_iou
 from ..representation import oks
 from ..skeleton import COCO17, COLORS, Skeleton
 from ..structures import Candidates, Poses
 from .panels import draw_limbs
+from ..voting import pose_overlap
 
 # %% ../../nbs/viz/detections.ipynb #ef46445b
 class Nms(StrEnum):

@@ -155,7 +155,7 @@ def test_assignment(open_panel):
 
 
 def test_inference(open_panel):
-    shown, scene, model = open_panel("11_inference"), load_scene(), load("rendered", "cpu")
+    shown, scene, model = open_panel("viz/short_list"), load_scene(), load("rendered", "cpu")
     found = predict_candidates(
         model, scene.image, model.test.short, model.test.long, config=model.test.decode
     )
@@ -168,7 +168,8 @@ def test_inference(open_panel):
 
 
 def test_evaluation(open_panel):
-    shown, place, model = open_panel("12_evaluation"), load_settings().data / "val", load("rendered", "cpu")
+    shown, place = open_panel("viz/behind_a_dot"), load_settings().data / "val"
+    model = load("rendered", "cpu")
     people = load_set(place / "images", place / "person_keypoints.json").subset(range(24))
     results = detect_set(model, people, model.test, progress=False)
     scores, best = score_vs_oks(results, people)

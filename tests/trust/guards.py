@@ -152,11 +152,11 @@ GUARDS = {
     ),
     "picture head": Guard(
         "the head of a picture is looked at before it is decoded",
-        Put("data._open_checked", _open),
+        Put("sources.open_checked", _open),
         "test_bad_inputs",
     ),
     "person fields": Guard(
-        "fields of a person are checked", Put("data._PERSON_FIELDS", {}), "test_bad_inputs"
+        "fields of a person are checked", Put("coco_format._PERSON_FIELDS", {}), "test_bad_inputs"
     ),
     "results entries": Guard(
         "a results entry's numbers are checked",
@@ -169,7 +169,7 @@ GUARDS = {
         "test_poses_agree",
     ),
     "file names": Guard(
-        "picture names stay below their folder", Put("data._IMAGE_FIELDS", {}), "test_hostile_files"
+        "picture names stay below their folder", Put("coco_format._IMAGE_FIELDS", {}), "test_hostile_files"
     ),
     "no code in weights": Guard("pickles are read as tensors only", _any_pickle, "test_hostile_files"),
     "programs": Guard(
