@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from scripts import module
-from torchvision.ops import nms
 
 import smpr.peers.centernet as cn
 import smpr.peers.directpose as dp
@@ -35,7 +34,7 @@ from smpr.peers.six_ways import RIVALS, rivals, run_rival
 from smpr.representation import level_locations, level_sizes
 from smpr.settings import SmprError
 from smpr.skeleton import COCO17, Skeleton
-from smpr.structures import People, Predictions
+from smpr.structures import People
 from smpr.update import small_config
 from smpr.world.people import drawn_set
 
@@ -117,7 +116,7 @@ def direct_people(z, n):
     return People(keypoints, boxes, torch.ones(len(boxes)))
 
 
-def direct_answer(seed, decode=False, pictures=3):
+def direct_answer(seed, author, decode=False, pictures=3):
     "The predictions that the rule draws for three pictures of 256 x 320 px."
     sizes = level_sizes(256, 320, STRIDES)
     shift, factor = (3.5, 0.6) if decode else (0, 1)
@@ -131,7 +130,7 @@ def direct_answer(seed, decode=False, pictures=3):
 
     joints = rows("kpt", 51, 2.0, 0.0).unflatten(-1, (17, 3)) * factor
     heat = drawn("directpose heat 0", (3, 17, *sizes[0]), seed, 2.0, -4.0)[:pictures]
-    return Predictions(
+    return dp.Aligned(
         rows("logit", 1, 2.0, -3.0)[..., 0] - shift,
         joints[..., :2].flatten(2),
         None,
@@ -139,6 +138,7 @@ def direct_answer(seed, decode=False, pictures=3):
         heat,
         *level_locations(sizes, STRIDES),
         STRIDES,
+        None if author else joints[..., 2],
     )
 
 
@@ -164,19 +164,15 @@ def direct_name(name):
 @seeds
 @pytest.mark.parametrize("code", ("gluon", "author"))
 def test_directpose_head(seed, code):
-    """The authors' head; and gluon-cv's, whose centre-ness looks where our pose score does, whose head group
-    reads the next finer level as the others do, and whose visibility of joints is left out."""
     z, gluon = golden("directpose_head", seed), code == "gluon"
     config = ModelConfig(width=32, norm_groups=32, tower_depth=1, strides=STRIDES, heatmap=False)
-    head = dp.DirectHead(config, COCO17, 8 if gluon else 64, 2 if gluon else 1, pose_score=gluon)
-    head.align.finest = () if gluon else head.align.finest
+    published = dp.Published.GLUON if gluon else dp.Published.AUTHORS
+    head = dp.DirectHead(config, COCO17, 8 if gluon else 64, 2 if gluon else 1, published)
     prefix, state = "directpose " + "author " * (not gluon), {}
     for name, shape in zip(z[f"{code}_names"].tolist(), z[f"{code}_shapes"].tolist()):
         shape = tuple(int(n) for n in re.findall(r"\d+", str(shape)))
         if ours := direct_name(name):
             state[ours] = torch.from_numpy(rule().weight(prefix + name, shape, seed))
-            if gluon and "predictors" in ours:
-                state[ours] = state[ours].unflatten(0, (-1, 3))[:, :2].flatten(0, 1)
     head.load_state_dict(state)
     sizes = level_sizes(128, 160, STRIDES)
     maps = [drawn(f"directpose feature {i}", (1, 32, h, w), seed) for i, (h, w) in enumerate(sizes)]
@@ -184,10 +180,11 @@ def test_directpose_head(seed, code):
         pred, done = head(maps), 0
     for i, (h, w) in enumerate(sizes):
         rows = slice(done, done := done + h * w)
-        kpt = pred.initial[0, rows].T.reshape(17, 2, h, w)
+        kpt = pred.initial[0, rows].unflatten(-1, (17, 2))
+        if gluon:
+            kpt = torch.cat([kpt, pred.visible[0, rows, :, None]], -1)
         if f"{code}_kpt_{i}" in z:  # the largest map's do not ship
-            theirs = z[f"{code}_kpt_{i}"].reshape(17, -1, h, w)[:, :2]
-            close(kpt, theirs, f"keypoints of level {i}")
+            close(kpt.flatten(1).T.reshape(1, -1, h, w), z[f"{code}_kpt_{i}"], f"keypoints of level {i}")
         for ours, theirs in (("person_logits", "cls"), ("score_logits", "ctr")):
             if f"{code}_{theirs}_{i}" in z:
                 values = getattr(pred, ours)[0, rows].reshape(1, 1, h, w)
@@ -198,7 +195,7 @@ def test_directpose_head(seed, code):
 @pytest.mark.parametrize("n", range(3))
 def test_directpose_targets(seed, n):
     z, who = golden("directpose_targets", seed), direct_people(golden("directpose_targets", seed), n)
-    pred = direct_answer(seed)
+    pred = direct_answer(seed, False)
     one = replace(pred, **{f: getattr(pred, f)[n : n + 1] for f in ("person_logits", "initial")})
     _, at, truth, boxes = dp.positives(one, [who])
     assert at.tolist() == z[f"positive_{n}"].tolist()
@@ -209,22 +206,22 @@ def test_directpose_targets(seed, n):
     seen = truth[..., 2] > 0
     stored = torch.from_numpy(z[f"pose_target_{n}"])
     close(pose[seen], stored[..., :2][seen], "poses")
-    cells, (g, k) = dp.nearest_cells(who.keypoints, (32, 40), 8), (who.keypoints[..., 2] > 0).nonzero().T
-    assert sorted({*(k * 32 * 40 + cells[g, k]).tolist()}) == sorted(z[f"heatmap_index_{n}"].tolist())
+    marks = dp.joint_marks([who], (32, 40), 8, dp.Published.GLUON)[0]
+    assert marks.flatten().nonzero().flatten().tolist() == sorted(z[f"heatmap_index_{n}"].tolist())
 
 
 @seeds
 def test_directpose_losses(seed):
     z = golden("directpose_targets", seed)
     people = [direct_people(z, n) for n in range(3)]
-    answer = direct_answer(seed)
-    losses, count = dp.direct_losses(answer, people), len(dp.positives(answer, people)[0])
-    close(losses["person"] * (count + 3) / count, z["loss_directpose_cls"], "gluon-cv: person, by positives")
-    close(losses["centre"], z["loss_directpose_ctr"], "gluon-cv: centre")
-    two = dp.direct_losses(direct_answer(seed, pictures=2), people[:2])
+    losses = dp.direct_losses(direct_answer(seed, False), people, code=dp.Published.GLUON)
+    names = {"person": "cls", "centre": "ctr", "pose": "kpt_loc", "heatmap": "hm", "visible": "kpt_vis"}
+    for ours, theirs in names.items():
+        close(losses[ours], z[f"loss_directpose_{theirs}"], f"gluon-cv: {ours}")
+    two = dp.direct_losses(direct_answer(seed, True, pictures=2), people[:2])
     for ours, theirs in {"person": "cls", "centre": "ctr", "pose": "kpt", "heatmap": "heat"}.items():
         close(two[ours], z[f"author_loss_{theirs}"], f"authors: {ours}")
-    marks = dp.joint_marks(people[:2], (32, 40), 8)
+    marks = dp.joint_marks(people[:2], (32, 40), 8, dp.Published.AUTHORS)
     label = (marks * torch.arange(1, 18)[:, None, None]).sum(1)
     assert label.tolist() == z["author_heat_label"].tolist()
 
@@ -232,15 +229,11 @@ def test_directpose_losses(seed):
 @seeds
 @pytest.mark.parametrize("n", range(3))
 def test_directpose_detections(seed, n):
-    "gluon-cv's, who suppress by the root of our confidence and boxes without the pixel that ours have more."
-    z, method = golden("directpose_decode", seed), dp.DirectPose()
+    z, method = golden("directpose_decode", seed), dp.DirectPose(code=dp.Published.GLUON, nms=0.6)
     net, config = Rival(small_config().model, Smpr()), DecodeConfig(keep=100)
-    answer = replace(direct_answer(seed, decode=True), heatmap_logits=None)
+    answer = replace(direct_answer(seed, False, decode=True), heatmap_logits=None)
     found = method.candidates(net, answer, n, (257, 321), config)  # its border is at 256, ours at 255
-    likely = (found.person > config.score_threshold).nonzero().flatten()
-    k, sure = found.keypoints[likely], found.confidence[likely].sqrt()
-    kept = nms(torch.cat([k.amin(1), k.amax(1)], 1), sure.to(k.dtype), 0.6)[:100]
-    order, scores = likely[kept], sure[kept]
+    order, scores = method.select(net, found, config)
     close(scores, z[f"det_score_{n}"], "scores")
     k = found.keypoints[order]
     close(torch.cat([k.amin(1), k.amax(1)], 1), z[f"det_box_{n}"], "boxes")
@@ -441,13 +434,24 @@ def test_spm_stored_at_the_parent(seed, n):
 
 @pytest.mark.parametrize("stride", (8, 16, 32))
 def test_psa_anchors(stride):
-    z, shape = golden("psa_anchors"), torch.tensor(psa.COCO_POSE)
-    close(shape, z["template"], "usual pose")
-    base = psa.cell_anchor(shape, stride)
-    assert base.flatten().tolist() == z[f"base_pose_{stride}"].reshape(-1).tolist()
-    assert psa.PointSetAnchors().scale * stride == z[f"base_scale_{stride}"].item()
+    z, shape = golden("psa_anchors"), torch.tensor(psa.COCO_POSE)[None]
+    close(shape[0], z["template"], "usual pose")
+    base, side = psa.cell_anchors(shape, stride)
+    assert base.flatten(1).tolist() == z[f"base_pose_{stride}"].tolist()
+    close(side, z[f"base_scale_{stride}"].reshape(-1), "sides")
     grid = psa.grid_anchors(base, (3, 4), stride)
     assert grid.flatten(1).tolist() == z[f"grid_pose_{stride}"].reshape(-1, 34).tolist()
+
+
+def test_psa_27_anchors():
+    z = golden("psa_anchors")
+    shapes = torch.from_numpy(z["three_templates_unshifted"])
+    shapes = shapes - shapes[:, [11, 12]].mean(1, keepdim=True)  # hips on the cell
+    turns, scales = tuple(z["rotations_deg"].tolist()), tuple(z["scales27"].tolist())
+    base, sides = psa.cell_anchors(shapes, 16, scales, turns)
+    stored = z["base_pose27_stride16"].reshape(-1, 34)
+    assert base.flatten(1).tolist() == stored.tolist()
+    assert sides.tolist() == z["base_scale27_stride16"].reshape(-1).tolist()
 
 
 PSA_NAMES = {
@@ -480,7 +484,7 @@ def test_psa_head(seed):
     head.load_state_dict(state)
     for level, s in enumerate((8, 16, 32)):
         h, w = z[f"cls_{level}"].shape[-2:]
-        base = psa.cell_anchor(torch.tensor(psa.COCO_POSE), s)
+        base, _ = psa.cell_anchors(torch.tensor(psa.COCO_POSE)[None], s)
         with torch.no_grad():
             x = drawn(f"psa feature {level}", (1, 32, h, w), seed)
             logits, deltas = head(x, psa.grid_anchors(base, (h, w), s)[None], s)
@@ -492,11 +496,16 @@ def psa_scene(seed, n):
     "Anchors, stage and people of a scene."
     z = golden("psa_assign", seed)
     h, w = z[f"image_hw_{n}"].tolist()
-    k, shape, rows, sides = (torch.from_numpy(z[f"gt_keypoints_{n}"]), torch.tensor(psa.COCO_POSE), [], [])
+    k, shape, rows, sides = (
+        torch.from_numpy(z[f"gt_keypoints_{n}"]),
+        torch.tensor(psa.COCO_POSE)[None],
+        [],
+        [],
+    )
     for level, s in enumerate((8, 16, 32)):
-        base = psa.cell_anchor(shape, s)
+        base, side = psa.cell_anchors(shape, s)
         rows.append(psa.grid_anchors(base, (-(-h // s), -(-w // s)), s))
-        sides.append(torch.full((len(rows[-1]),), 16.0 * s))
+        sides.append(side.repeat(len(rows[-1])))
         if n >= 4:
             flat = rows[-1].flatten(1).numpy()
             moved = rule().psa_stage2_anchors(n, level, seed, flat, z[f"gt_keypoints_{n}"])
@@ -524,7 +533,7 @@ def test_psa_assignment_and_losses(seed, n):
     truth = who.keypoints[owner[mine]]
     target = (truth[..., :2] - stage.anchors[0, mine]) / stage.sides[mine, None, None]
     close((target * (truth[..., 2:] > 0)).flatten(1), z[f"pose_target_{n}"], "targets")
-    person, pose = psa.stage_losses(stage, [who], [owner])
+    person, pose = psa.stage_losses(stage, [who], psa.stage_owners(stage, [who], SIGMAS, low, high))
     close(torch.stack([person, pose]), z[f"loss_{n}"][:2], "losses")
     h, w = z[f"image_hw_{n}"].tolist()
     poses = stage.poses[0, ::37].flatten(1)
@@ -568,19 +577,20 @@ def test_psa_suppression(seed):
 METHODS = {
     "smpr": Smpr(),
     "directpose": dp.DirectPose(channels=8, pose_depth=1),
+    "directpose-gluon": dp.DirectPose(8, 1, dp.Published.GLUON),
     "centernet": cn.CenterNet(width=16),
     "centernet-8": cn.CenterNet(8, 16, snap=False),
     "spm": spm.SPM(width=16),
     "spm-root": spm.SPM(8, 16, stored=spm.Stored.ROOT, window=spm.Window.SQUARE, zeros=True),
-    "point-set-anchors": psa.PointSetAnchors(scale=6.0),
-    "point-set-anchors-fused": psa.PointSetAnchors(levels=2, scale=4.0, stages=1, fuse=True),
+    "point-set-anchors": psa.PointSetAnchors(scales=(6.0,)),
+    "point-set-anchors-fused": psa.PointSetAnchors(levels=2, scales=(4.0, 8.0), stages=1, fuse=True),
 }
 IDEAL = {  # with one of SMPR's ideas each
     "directpose-oks-positives": dp.DirectPose(8, 1, oks_positives=True),
     "directpose-pose-score": dp.DirectPose(8, 1, pose_score=True),
     "centernet-pose-score": cn.CenterNet(width=16, pose_score=True),
     "spm-pose-score": spm.SPM(width=16, least=0.0, pose_score=True),
-    "point-set-anchors-pose-score": psa.PointSetAnchors(scale=6.0, pose_score=True),
+    "point-set-anchors-pose-score": psa.PointSetAnchors(scales=(4.0, 6.0), pose_score=True),
 }
 METHODS |= IDEAL
 methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -609,7 +619,7 @@ def test_nobody_and_everybody(method):
 @methods
 def test_any_skeleton(method):
     if isinstance(method, psa.PointSetAnchors):
-        method = replace(method, shape=((0.0, -0.4), (0.1, -0.3), (0.4, 0.3), (-0.4, 0.3)))
+        method = replace(method, shapes=(((0.0, -0.4), (0.1, -0.3), (0.4, 0.3), (-0.4, 0.3)),))
     net, batch = Rival(TINY, method, BIRD).train(), scene_batch()
     k = torch.tensor([[[20.0, 20, 2], [40, 60, 2], [30, 30, 1], [0, 0, 0]]])
     batch.people = [People(k, torch.tensor([[20.0, 20, 40, 60]]), torch.tensor([800.0]))]

@@ -100,7 +100,6 @@ PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 130, CORE_LINES + 76
 PACKAGE_LINES += 120  # a switch tried for a minute beside the committed runs; what the tables decided
 PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 50, CORE_LINES + 24  # float32 where nothing computes in bfloat16
 PACKAGE_LINES += 165  # SMPR's pose score and OKS positives as options of the rivals, and their runs
-PACKAGE_LINES -= 110  # Point-Set Anchors with one anchor a cell; one program's DirectPose
 
 
 @pytest.mark.parametrize(

@@ -188,9 +188,9 @@ def centre_losses(
     }
 
 # %% ../../nbs/peers/centernet.ipynb #684219f5
-def peaks(p: Tensor, top: int, window: int = 3) -> tuple[Tensor, Tensor]:  # (C, h, w) to (C, top) each
-    "Values and cells: the best of each map that equal the maximum of the `window` x `window` around them."
-    alone = p * (p == F.max_pool2d(p[None], window, 1, window // 2)[0])
+def peaks(p: Tensor, top: int) -> tuple[Tensor, Tensor]:  # (C, h, w) to (C, top) values and cells
+    "The best cells of each map among those that equal the maximum of their 3 x 3 neighbourhood."
+    alone = p * (p == F.max_pool2d(p[None], 3, 1, 1)[0])
     values, cells = alone.flatten(1).topk(min(top, alone[0].numel()))
     return values, cells
 

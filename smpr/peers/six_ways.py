@@ -40,8 +40,8 @@ def fitted_anchors(config: Config, poses: PoseSet) -> PointSetAnchors:
     side = (boxes[:, 2:] - boxes[:, :2]).norm(dim=1).median().item()
     scale = max(round(2 * side / strides[len(strides) // 2]) / 2, 0.5)
     coco = set(poses.skeleton.names) <= set(COCO17.names)
-    shape = () if coco else tuple(map(tuple, usual_pose(people).tolist()))
-    return PointSetAnchors(levels=len(strides), shape=shape, scale=scale)
+    shapes = () if coco else (tuple(map(tuple, usual_pose(people).tolist())),)
+    return PointSetAnchors(levels=len(strides), shapes=shapes, scales=(scale,))
 
 
 def rivals(config: Config, poses: PoseSet) -> dict[str, Method]:  # one for each name of RIVALS
