@@ -354,7 +354,7 @@ def test_centernet_mirrored(seed):
     pose = maps.pose[1:].flip(-1).unflatten(1, (-1, 2))[:, swap] * torch.tensor([-1.0, 1]).view(2, 1, 1)
     back = {"centre": maps.centre[1:].flip(-1), "size": maps.size[1:].flip(-1)}
     back |= {"pose": pose.flatten(1, 2), "joints": maps.joints[1:].flip(-1)[:, swap]}
-    first = cn.CentreMaps(**{name: t[:1] for name, t in vars(maps).items()})
+    first = cn.CentreMaps(**{name: t[:1] for name, t in vars(maps).items() if t is not None})
     both = replace(first, **{name: (getattr(first, name) + t) / 2 for name, t in back.items()})
     close(centre_rows(both, 0), z["flip_merged"][0], "mirrored")
 
