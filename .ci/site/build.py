@@ -187,6 +187,7 @@ def results() -> list[str]:
     honest = (
         (PAGES / "index.md").read_text().partition("## How far the reproduction is")[2].partition("\n## ")[0]
     )
+    honest = re.sub(r"\]\((?!https?:|#)", "](../", honest)  # one folder deeper than the index
     links = "\n".join(f"* [{re.search('# (.+)', (PAGES / p).read_text())[1]}]({Path(p).name})" for p in pages)
     return [
         write("results/index.md", f"# Results\n\n{honest.strip()}\n\n## Tables and figures\n\n{links}"),
