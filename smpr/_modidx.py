@@ -672,7 +672,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'smpr.losses.heatmap_targets': ('losses.html#heatmap_targets', 'smpr/losses.py'),
                              'smpr.losses.loss_counts': ('losses.html#loss_counts', 'smpr/losses.py'),
                              'smpr.losses.make_targets': ('losses.html#make_targets', 'smpr/losses.py'),
-                             'smpr.losses.over_processes': ('losses.html#over_processes', 'smpr/losses.py'),
                              'smpr.losses.own_oks': ('losses.html#own_oks', 'smpr/losses.py'),
                              'smpr.losses.pose_l1': ('losses.html#pose_l1', 'smpr/losses.py'),
                              'smpr.losses.score_loss': ('losses.html#score_loss', 'smpr/losses.py'),

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['focal_loss', 'heatmap_classes', 'heatmap_targets', 'pose_l1', 'own_oks', 'Targets', 'make_targets', 'LossConfig',
-           'stack_targets', 'over_processes', 'loss_counts', 'score_loss', 'compute_losses']
+           'stack_targets', 'loss_counts', 'score_loss', 'compute_losses']
 
 # %% ../nbs/07_losses.ipynb #53959b3e
 # Shapes: N pictures, P locations, G persons, K keypoints, h x w cells of the heatmap.
 from dataclasses import dataclass, fields
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
 from .assignment import AssignConfig, assign_regions, refinement_persons
 from .config import NotNegative, Options
+from .processes import over_processes
 from .representation import Variant, decode_pose, oks
 from .scoring import score_targets
 from .structures import People, Predictions
@@ -153,15 +153,6 @@ def _weighted_l1(
     "Sum of weight times L1 where somebody is; offsets (N, P, 2K), persons and weight (N, P)."
     n, p, poses, truth, _ = _owned(pred, offsets, persons, people)
     return (weight[n, p] * pose_l1(poses, truth, pred.strides[p])).sum()
-
-# %% ../nbs/07_losses.ipynb #359efb1e
-def over_processes(values: Tensor) -> tuple[Tensor, int]:
-    "Sum of `values` over all training processes, and how many they are."
-    if not (dist.is_available() and dist.is_initialized()):
-        return values, 1
-    values = values.clone()
-    dist.all_reduce(values)
-    return values, dist.get_world_size()
 
 # %% ../nbs/07_losses.ipynb #f9208ff3
 def loss_counts(t: Targets, marks: Tensor | None, config: LossConfig) -> tuple[Tensor, int]:
