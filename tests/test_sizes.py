@@ -96,7 +96,7 @@ PACKAGE_LINES += 110  # the diagram that says at the head of a chapter where the
 PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 24, CORE_LINES + 24  # the loop apart from the folder of a run
 PACKAGE_LINES += 72  # what an answer costs, and each rival's own learning rate
 # Heads and imports of the modules that chapters of at most 80 cells have given away.
-PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 130, CORE_LINES + 76
+PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 85, CORE_LINES + 64
 PACKAGE_LINES += 120  # a switch tried for a minute beside the committed runs; what the tables decided
 PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 50, CORE_LINES + 24  # float32 where nothing computes in bfloat16
 PACKAGE_LINES += 165  # SMPR's pose score and OKS positives as options of the rivals, and their runs
