@@ -219,7 +219,7 @@ def test_five_keypoints(five, tmp_path):
     "has, half", (("AVX512", True), ("SVE256", True), ("AVX2", False), ("DEFAULT", False))
 )
 def test_bfloat16_where_the_processor_has_it(has, half, monkeypatch):
-    "Elsewhere it would be emulated, ten times slower than float32."
+    "Elsewhere it would be emulated, several times slower than float32."
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: has)
     assert (compute_dtype(torch.device("cpu")) == torch.bfloat16) == half
     assert compute_dtype(torch.device("cpu"), False) == torch.float32
