@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['select_best', 'Method', 'Smpr', 'Rival', 'level_rows', 'finer', 'ScoredMethod', 'pose_score_loss', 'method_losses',
            'scene_batch', 'learn_scene', 'scene_poses', 'method_findings', 'run_net', 'method_poses',
-           'crowd_milliseconds', 'run_method']
+           'crowd_milliseconds', 'drawn_cost', 'run_method']
 
 # %% ../../nbs/peers/interface.ipynb #5d21f296
 # Shapes: N pictures, P locations, K keypoints, M candidates.
-import copy
 import math
 import statistics
 import time
@@ -53,7 +52,7 @@ from ..start import check_frozen
 from ..structures import Batch, Candidates, People, Poses, Predictions, Sample, result_entry
 from ..training import Source
 from ..update import Config, TrainState, forward_batch, small_config, train_step
-from ..world.people import WorldConfig, draw_picture
+from ..world.people import WorldConfig, draw_picture, drawn_scene
 
 # %% ../../nbs/peers/interface.ipynb #5a105449
 def select_best(
@@ -292,6 +291,7 @@ def method_poses(net: Rival, config: DecodeConfig, image: Tensor) -> Poses:  # i
     return Poses(found.keypoints[order], scores)
 
 
+@torch.inference_mode()
 def crowd_milliseconds(detect: Callable[[Tensor], Any], pictures: int = 12) -> dict[str, float]:
     "Median time that `detect` takes for a drawn picture of 1, 5 and 20 people, one at a time."
     out = {}
@@ -307,6 +307,15 @@ def crowd_milliseconds(detect: Callable[[Tensor], Any], pictures: int = 12) -> d
             times.append(1e3 * best)
         out[str(people)] = round(statistics.median(times), 2)
     return out
+
+
+@torch.inference_mode()
+def drawn_cost(detect: Callable[[Tensor], Any]) -> dict[str, Any]:
+    "Multiply-and-adds of the drawn scene, and milliseconds of pictures with 1, 5 and 20 people."
+    scene = torch.from_numpy(drawn_scene().image).permute(2, 0, 1)[None]
+    with FlopCounterMode(display=False) as counter:
+        detect(scene)
+    return {"macs": counter.get_total_flops() // 2, "milliseconds": crowd_milliseconds(detect)}
 
 # %% ../../nbs/peers/interface.ipynb #e871f4cd
 def run_method(
@@ -328,9 +337,5 @@ def run_method(
     notes = {"method": {"name": type(method).__name__} | asdict(method)}
     run = run_net(about, make, method_losses, method_findings, scale, config, options, notes)
     if scale.drawn:
-        counted = copy.deepcopy(run.net).to("meta")  # shapes without numbers
-        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.inference_mode():
-            counted(torch.zeros(1, 3, config.test.short, config.test.long))
-        times = crowd_milliseconds(partial(method_poses, run.net, config.test.decode))
-        run.record["cost"] = {"macs": counter.get_total_flops() // 2, "milliseconds": times}
+        run.record["cost"] = drawn_cost(partial(method_poses, run.net, config.test.decode))
     return run

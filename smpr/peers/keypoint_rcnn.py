@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import KeypointRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -33,13 +32,12 @@ from ..experiments.jobs import PEER
 from ..experiments.rows import Run, RunOptions, Scale
 from ..inference import DecodeConfig, TestConfig
 from ..model import SMPR, NeckName
-from .interface import crowd_milliseconds, run_net
+from .interface import drawn_cost, run_net
 from ..representation import Variant, pseudo_boxes
 from ..settings import autocast, compute_dtype
 from ..skeleton import COCO17, Skeleton
 from ..structures import Batch, People, result_entry
 from ..update import Config, network_input
-from ..world.people import drawn_scene
 
 # %% ../../nbs/peers/keypoint_rcnn.ipynb #5b4a75ce
 def person_boxes(
@@ -253,8 +251,5 @@ def run_peer(
         return run.net(network_input(run.net, image, torch.tensor([size])), [size])[0]
 
     if scale.drawn:
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            people(torch.from_numpy(drawn_scene().image).permute(2, 0, 1)[None])
-        times = crowd_milliseconds(people)
-        run.record["cost"] = {"macs": counter.get_total_flops() // 2, "milliseconds": times}
+        run.record["cost"] = drawn_cost(people)
     return run
