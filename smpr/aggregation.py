@@ -49,9 +49,9 @@ def deform_conv(
     n, c, h, w = x.shape
     kernel = weight.shape[-1]
     groups = offset.shape[1] // (2 * kernel * kernel)
-    maps = at_least_float32(x).reshape(n * groups, c // groups, h, w)
+    maps = at_least_float32(x).reshape(n * groups, c // groups, h, w)  # (N*D, C/D, H, W)
     taps = F.grid_sample(maps, sampling_grid(offset, groups, kernel), align_corners=False)
-    columns = taps.reshape(n, c * kernel * kernel, h * w)
+    columns = taps.reshape(n, c * kernel * kernel, h * w)  # (N, C*T, H*W)
     return torch.bmm(weight.flatten(1).expand(n, -1, -1), columns).reshape(n, -1, h, w)
 
 # %% ../nbs/04_aggregation.ipynb #dedde337

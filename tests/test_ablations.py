@@ -171,11 +171,18 @@ def test_detections_survive_their_file(tmp_path):
 
 def test_bootstrap_needs_the_same_draw():
     "A row against itself differs by nothing in every replicate, whatever its seeds."
-    aps = np.random.default_rng(0).random((50, 3))
-    step = paired_step("same", aps, aps, (0.4, 0.4))
+    step = paired_step("same", np.zeros((50, 3)), [0.0] * 3)
     assert (step.difference, step.low, step.high, step.verdict) == (0, 0, 0, "not beyond chance")
-    up = paired_step("up", aps, aps + 0.1, (0.4, 0.5))
+    up = paired_step("up", np.full((50, 3), 0.1), [0.1] * 3)
     assert up.verdict == "beyond chance" and abs(up.low - 10) < 1e-9 and abs(up.high - 10) < 1e-9
+
+
+def test_interval_of_few_seeds_is_students():
+    "Three seeds that scatter have Student's margin, not that of redrawn seeds; one seed has no verdict."
+    step = paired_step("few", np.full((50, 3), 0.02), [0.01, 0.02, 0.03])
+    half = 4.303 / 3**0.5  # percent: the deviation is 1
+    assert step.verdict == "not beyond chance" and abs(step.high - step.difference - half) < 1e-6
+    assert paired_step("one", np.full((50, 1), 0.1), [0.1]).verdict == "one seed"
 
 
 @pytest.mark.parametrize("seed", range(5))
