@@ -97,7 +97,10 @@ def deviation_jobs(scale: str, seed: int = 0) -> list[Job]:
     names, first, exact = deviations(size.config.model.backbone), row_job(Row.PAFPN, seed), ()
     if size.drawn:
         first, exact = Job("controls", "pafpn-float32", first.row, (EXACT,), seed), (EXACT,)
-    changed = {n.replace("_", "-"): (n,) for n in names} | {"all": tuple(names)}
+    changed = {n.replace("_", "-"): (n,) for n in names}
+    if size.drawn:  # the control of "all"
+        changed["region-and-source"] = ("assign_positives_in_region", "assign_oks_source")
+    changed["all"] = tuple(names)
     jobs = {k: (*((n, Variant.PAPER.value) for n in ns), *exact) for k, ns in changed.items()}
     return [first] + [Job("deviations", k, first.row, values, seed) for k, values in jobs.items()]
 
