@@ -326,8 +326,9 @@ def run_on_scheduler(
 BUILDS = {name: (name,) for name in TABLES}
 BUILDS["table1"] = ("table1", "claims", "figure1", "figure4", "figure5", "figure7", "figure8")
 BUILDS["rates"] = BUILDS["ideas"] = ("rivals",)
-BUILDS["ranges"] = ("controls",)
-BUILDS["controls"] = ("controls", "claims")
+BUILDS["rivals"] = ("rivals", "table3", "claims")
+BUILDS["controls"] = BUILDS["ranges"] = ("controls", "claims")
+BUILDS["figure6"], BUILDS["table3"] = ("figure6", "claims"), ("table3", "claims")
 
 
 def build(table: str, scale: str, settings: Settings) -> list[str]:
