@@ -100,6 +100,7 @@ PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 85, CORE_LINES + 64
 PACKAGE_LINES += 120  # a switch tried for a minute beside the committed runs; what the tables decided
 PACKAGE_LINES, CORE_LINES = PACKAGE_LINES + 50, CORE_LINES + 24  # float32 where nothing computes in bfloat16
 PACKAGE_LINES += 165  # SMPR's pose score and OKS positives as options of the rivals, and their runs
+PACKAGE_LINES += 40  # names of the methods in one place; margins of seeds and of pictures; controls of "all"
 
 
 @pytest.mark.parametrize(

@@ -90,11 +90,9 @@ def deviations(backbone: str = "resnet50") -> list[str]:
 
 
 EXACT = ("train_bf16", False)  # in float32: what every machine computes alike
-KEPT = (
-    "assign_shrink",
-    "assign_oks_source",
-    "assign_positives_in_region",
-)  # controls of "all": one as in code
+KEPT = (  # each is the published code's in a control of "all"
+    *("assign_shrink", "assign_oks_source", "assign_positives_in_region", "loss_oks_weighted"),
+)
 
 
 def deviation_jobs(scale: str, seed: int = 0) -> list[Job]:
