@@ -1,10 +1,10 @@
-"""The link check of `make site` finds what is wrong with a small site."""
+"""The link check of `make site` finds what is wrong with a small site; links are changed, code is not."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / ".ci" / "site"))
-from links import check_site  # noqa: E402
+from links import check_site, outside_code  # noqa: E402
 
 
 def site(folder: Path, **pages: str) -> tuple[int, int, list[str]]:
@@ -33,3 +33,10 @@ def test_what_is_broken_is_named(tmp_path):
     assert (pages, links, len(faults)) == (1, 4, 5)
     for word in ("none.html", "#nowhere", "gone.png", "x.js", "font.css"):
         assert any(word in fault for fault in faults)
+
+
+def test_code_keeps_what_looks_like_a_link():
+    "A call of an element, x[a](b), is no link: neither in a block of code nor between backticks."
+    text = "[one](a.md) `x[a](b)` [`two`](a.md)\n\n```python\ny = x[a](m).float()\n```\n\n[three](a.md)\n"
+    changed = outside_code(text, lambda part: part.replace("](", "](../"))
+    assert changed == text.replace("(a.md)", "(../a.md)")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
-from links import check_site
+from links import check_site, outside_code
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from nbconvert import MarkdownExporter
@@ -65,7 +65,7 @@ def relink(text: str, source: str, page: str) -> str:
             inside = inside.removesuffix("ipynb") + "md"
         return f"{match[1]}{'../' * page.count('/')}{inside}{hash_}{anchor}{match[3]}"
 
-    return re.sub(r"(\]\()([^)\s]+)(\))", moved, text)
+    return outside_code(text, lambda part: re.sub(r"(\]\()([^)\s]+)(\))", moved, part))
 
 
 def module_of(book) -> str | None:
