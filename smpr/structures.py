@@ -90,9 +90,9 @@ def result_entry(
 class Candidates:
     "Poses that may be people."
 
-    keypoints: Tensor  # (M, K, 2) px of the original picture
+    keypoints: Tensor  # (M, K, 2) px of the original picture; of rivals: of the network's picture
     person: Tensor  # (M,) probability p
-    confidence: Tensor  # (M,) p*q
+    confidence: Tensor  # (M,) p*q, or what else a rival sorts by
 
 # %% ../nbs/appendix/structures.ipynb #a7da8b20
 @dataclass

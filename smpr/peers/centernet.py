@@ -28,7 +28,7 @@ def gaussian_radius(
     sizes: Tensor,  # (G, 2) height and width of boxes, whole cells
     overlap: float = 0.7,  # intersection over union that is still near
 ) -> Tensor:  # (G,) cells, float64
-    "How far from the middle a cell still counts as near (published code, with its division by 2)."
+    "How far from the middle a cell still counts as near (published code, with its roots and its division)."
     h, w = sizes.double().unbind(-1)
     total, area = h + w, h * w
     roots = (

@@ -69,7 +69,8 @@ class Method(Options, ABC):
 
     @abstractmethod
     def head(self, config: ModelConfig, skeleton: Skeleton) -> nn.Module:
-        "Layers from the neck's maps, and whether heatmaps are asked for outside training, to an answer."
+        """A module with forward(maps, heatmap=False): maps (N, width, h, w) of the neck, fine to coarse;
+        heatmap: maps of joints are asked for outside training. Only this method reads what it returns."""
 
     @abstractmethod
     def losses(self, net: "Rival", answer: Any, people: list[People], config: Config) -> dict[str, Tensor]:
@@ -79,7 +80,7 @@ class Method(Options, ABC):
     def candidates(
         self, net: "Rival", answer: Any, n: int, size: tuple[int, int], config: DecodeConfig
     ) -> Candidates:
-        "Poses of picture `n`, (height, width) `size` inside the padding, px of the network's picture."
+        "Poses of picture `n`, px of the network's picture; `size`: its height and width without padding."
 
     def select(
         self, net: "Rival", found: Candidates, config: DecodeConfig, quality: Tensor | None = None

@@ -38,7 +38,7 @@ COCO_POSE = tuple(zip(
     (-0.4507993, -0.4755150, -0.4749613, -0.4626980, -0.4612560, -0.3244304, -0.3223863, -0.1566194,
      -0.1537781, -0.0750468, -0.0750378, -0.0003652, 0.0003652, 0.1661929, 0.1669251, 0.4014946, 0.4018935),
     strict=True,
-))  # x, y of COCO's keypoints, diagonals, from the middle of the hips (published code)
+))  # x, y of COCO's keypoints, units, from the middle of the hips (published code)
 # fmt: on
 
 
@@ -60,11 +60,11 @@ def turned(shape: Tensor, degrees: float) -> Tensor:  # (K, 2)
 
 # %% ../../nbs/peers/point_set_anchors.ipynb #ccf78113
 def cell_anchors(
-    shapes: Tensor,  # (S, K, 2) diagonals
+    shapes: Tensor,  # (S, K, 2) units
     stride: int,  # px
-    scales: tuple[float, ...] = (16.0,),  # strides of a diagonal
+    scales: tuple[float, ...] = (16.0,),  # strides that a unit is long
     turns: tuple[float, ...] = (0.0,),  # degrees
-) -> tuple[Tensor, Tensor]:  # (A, K, 2) px from the cell's corner; (A,) px, diagonals
+) -> tuple[Tensor, Tensor]:  # (A, K, 2) px from the cell's corner; (A,) px, units
     "The anchors of a level's first cell."
     poses = torch.stack([turned(shape, t) for t in turns for shape in shapes])
     sides = stride * torch.tensor(scales, dtype=torch.float64)
@@ -147,10 +147,10 @@ class Stage:
     "What one stage says about N pictures; levels one after the other."
 
     anchors: Tensor  # (N, P, K, 2) px: what is corrected
-    sides: Tensor  # (P,) px, diagonals of the anchors
+    sides: Tensor  # (P,) px, units of the anchors (16 strides, as published)
     strides: Tensor  # (P,) px
     logits: Tensor  # (N, P)
-    deltas: Tensor  # (N, P, K, 2) corrections, diagonals
+    deltas: Tensor  # (N, P, K, 2) corrections, units
     scores: Tensor | None = None  # (N, P) logits of SMPR's pose score, of the last stage if it is asked for
 
     @property
@@ -361,8 +361,8 @@ class PointSetAnchors(ScoredMethod):
     "Poses corrected from usual ones, twice (arXiv 2007.02846), without the branch of boxes."
 
     levels: Count = 3  # of the neck, fine to coarse (published: strides 8, 16, 32)
-    shapes: tuple[tuple[tuple[float, float], ...], ...] = ()  # diagonals; none: COCO's usual pose (released)
-    scales: tuple[Positive, ...] = (16.0,)  # strides of an anchor's diagonal (released; three for 27)
+    shapes: tuple[tuple[tuple[float, float], ...], ...] = ()  # units; none: COCO's usual pose (released)
+    scales: tuple[Positive, ...] = (16.0,)  # strides that a unit is long (released; three for 27)
     turns: tuple[float, ...] = (0.0,)  # degrees (released; three for 27)
     stages: Annotated[int, Span(1, 9)] = 2  # heads, one after the other (published)
     low: tuple[Share, Share] = (0.4, 0.89)  # OKS below which nobody is there: first, later stages (published)
