@@ -26,7 +26,7 @@ quick: $(STAMP)  ## export, lint, types, structure and unit tests (under 3 minut
 test: $(STAMP)   ## every check: quick's, notebooks, slow tests, ablation smoke (about 20 minutes; aim: 15)
 	@bash .ci/test.sh
 
-reproduce: $(STAMP)  ## Table I in the small world, from random weights, one seed (two to four minutes of one core a row, seven on a busy one without bfloat16)
+reproduce: $(STAMP)  ## Table I in the small world, from random weights, one seed (nine minutes with the installation on two quiet cores)
 	@$(BIN)/smpr reproduce table1 --scale mini
 	@$(BIN)/python benchmarks/keep_reference.py
 

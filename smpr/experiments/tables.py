@@ -130,8 +130,7 @@ def table_latex(rows: list[TableRow], caption: str, columns: tuple[str, ...] = C
     n, seeds = len(measured), ["seeds"] if measured else []
     halves = [rf"\multicolumn{{{n}}}{{c}}{{ours}} &"] if measured else []
     halves += [rf"\multicolumn{{{len(printed)}}}{{c}}{{paper}}"] if printed else []
-    names = [f"AP$_{{{c[2:]}}}$" if len(c) > 2 else c for c in columns]
-    names = dict(zip(columns, names))
+    names = {c: f"AP$_{{{c[2:]}}}$" if len(c) > 2 else c for c in columns}
     head = ["", *(names[c] for c in measured), *seeds, *(names[c] for c in printed)]
     lines = [
         r"\begin{table}\centering",
@@ -257,10 +256,8 @@ def paired_step(
     whole: list[float],  # the same on all pictures, once each
 ) -> Step:
     "Difference of two rows, with Student's margin over the seeds and that of the redraws joined."
-    seeds, pictures = (
-        over_seeds(label, [100 * v for v in whole]),
-        1.96 * float(np.nanstd(100 * redrawn.mean(1))),
-    )
+    seeds = over_seeds(label, [100 * v for v in whole])
+    pictures = 1.96 * float(np.nanstd(100 * redrawn.mean(1)))
     own = seeds.high - seeds.difference if seeds.seeds > 1 else 0.0
     half = float(np.hypot(own, pictures))
     return Step(label, seeds.difference, seeds.difference - half, seeds.difference + half, seeds.seeds)
