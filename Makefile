@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml | $(BIN)/python
 quick: $(STAMP)  ## export, lint, types, structure and unit tests (under 3 minutes)
 	@bash .ci/test.sh quick
 
-test: $(STAMP)   ## every check: quick's, notebooks, slow tests, ablation smoke (about 20 minutes; aim: 15)
+test: $(STAMP)   ## every check: quick's, notebooks, slow tests, ablation smoke (11 minutes on two quiet cores)
 	@bash .ci/test.sh
 
 reproduce: $(STAMP)  ## Table I in the small world, from random weights, one seed (nine minutes with the installation on two quiet cores)

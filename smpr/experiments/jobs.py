@@ -89,7 +89,7 @@ def deviations(backbone: str = "resnet50") -> list[str]:
     return [n for n in names if n != "model_hrnet_neck" or "hrnet" in backbone]
 
 
-EXACT = ("train_bf16", False)  # in float32: what every machine computes alike
+EXACT = ("train_bf16", False)  # in float32, which every machine can compute
 KEPT = (  # each is the published code's in a control of "all"
     *("assign_shrink", "assign_oks_source", "assign_positives_in_region", "loss_oks_weighted"),
 )
