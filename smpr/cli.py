@@ -555,7 +555,7 @@ class Reproduce(Options):
     "Run what is missing of a table of the paper, then build it; of a trial, below runs/trial."
 
     table: Positional[str] = (
-        "table1"  # or table2, 3, figure6, deviations, controls, ranges, growth, rates, rivals, ideas, all
+        "table1"  # table2, 3, figure6, deviations, controls, ranges, growth, rates, rivals, ideas, parts, all
     )
     scale: Literal["smoke", "mini", "rendered", "gpu", "coco"] | None = None  # default: settings.ini
     seeds: Count = 1  # how often each row of Table I is run

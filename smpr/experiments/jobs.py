@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FIGURE6', 'EXACT', 'KEPT', 'LONG', 'PEER', 'HRNET', 'METHODS', 'RIVALS', 'RATES', 'RATE_SEED', 'CHOSEN_RATES',
-           'IDEAS', 'CONTROLS', 'GROWTH', 'PAPER', 'TABLES', 'Job', 'row_job', 'figure6_job', 'deviations',
-           'deviation_jobs', 'table3_jobs', 'rate_jobs', 'rival_jobs', 'idea_jobs', 'control_jobs', 'growth_jobs',
-           'range_jobs', 'plan']
+           'IDEAS', 'PARTS', 'CONTROLS', 'GROWTH', 'PAPER', 'TABLES', 'Job', 'row_job', 'figure6_job', 'deviations',
+           'deviation_jobs', 'table3_jobs', 'rate_jobs', 'rival_jobs', 'idea_jobs', 'part_jobs', 'control_jobs',
+           'growth_jobs', 'range_jobs', 'plan']
 
 # %% ../../nbs/experiments/jobs.ipynb #3820512e
 from dataclasses import dataclass
@@ -176,8 +176,31 @@ def idea_jobs(scale: str, seed: int = 0) -> list[Job]:
     "Rivals with one of SMPR's ideas each; their learning rate is the rival's."
     jobs = []
     for name, (rival, option) in IDEAS.items():
-        jobs.append(Job("ideas", name, rival, (*_own_rate(scale, rival), ("idea", option)), seed))
+        changed = (*_own_rate(scale, rival), ("option", f"{option}=True"))
+        jobs.append(Job("ideas", name, rival, changed, seed))
     return jobs
+
+# %% ../../nbs/experiments/jobs.ipynb #d607c173
+PARTS = {  # name: the row that it is compared with, what differs
+    "point-set-anchors-one-stage": ("point-set-anchors", (("option", "stages=1"),)),
+    "point-set-anchors-fused": ("point-set-anchors", (("option", "fuse=True"),)),
+    "smpr-deeper": ("smpr", (("model_tower_depth", 2.0),)),  # shares of the scale's values
+    "smpr-poses-x4": ("smpr", (("loss_initial", 4.0), ("loss_refined", 4.0))),
+}
+
+
+def part_jobs(scale: str, seed: int = 0) -> list[Job]:
+    "Rivals, and SMPR beside them, with one part changed that could explain who is better."
+    usual, jobs = flat(make_scale(scale).config), []
+    for name, (row, changed) in PARTS.items():
+        values = ((k, v if k == "option" else _times(usual[k.replace("_", ".", 1)], v)) for k, v in changed)
+        jobs.append(Job("parts", name, row, (*_own_rate(scale, row), *values), seed))
+    return jobs
+
+
+def _times(usual: int | float, share: float) -> int | float:
+    "A share of a field's usual value, of the field's kind."
+    return type(usual)(share * usual)
 
 # %% ../../nbs/experiments/jobs.ipynb #c7d2f4a2
 CONTROLS = {  # name: the row it is compared with, what differs
@@ -226,7 +249,7 @@ def range_jobs(scale: str, seed: int = 0) -> list[Job]:
 
 # %% ../../nbs/experiments/jobs.ipynb #5f0ae88f
 PAPER = ("table1", "table2", "table3", "figure6", "deviations")  # of the paper, or about it
-TABLES = (*PAPER, "controls", "ranges", "growth", "rates", "rivals", "ideas")  # what needs runs
+TABLES = (*PAPER, "controls", "ranges", "growth", "rates", "rivals", "ideas", "parts")  # what needs runs
 
 
 def plan(table: str, scale: str, seeds: int = 1) -> list[Job]:
@@ -247,6 +270,7 @@ def plan(table: str, scale: str, seeds: int = 1) -> list[Job]:
             "rates": rate_jobs(scale),
             "ranges": range_jobs(scale, s),
             "ideas": idea_jobs(scale, s),
+            "parts": part_jobs(scale, s),
         }
         names = (table,) if table != "all" else PAPER if s == 0 else ("table1",)
         out += [job for name in names for job in jobs[name]]

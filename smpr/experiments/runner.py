@@ -325,7 +325,7 @@ def run_on_scheduler(
 # The notebooks that can be built when a table's runs are there.
 BUILDS = {name: (name,) for name in TABLES}
 BUILDS["table1"] = ("table1", "claims", "figure1", "figure4", "figure5", "figure7", "figure8")
-BUILDS["rates"] = BUILDS["ideas"] = ("rivals",)
+BUILDS["rates"] = BUILDS["ideas"] = BUILDS["parts"] = ("rivals",)
 BUILDS["rivals"] = ("rivals", "table3", "claims")
 BUILDS["controls"] = BUILDS["ranges"] = ("controls", "claims")
 BUILDS["figure6"], BUILDS["table3"] = ("figure6", "claims"), ("table3", "claims")

@@ -6,13 +6,13 @@
 __all__ = ['FULL_WIDTH', 'SPM_INPUT', 'fitted_anchors', 'rivals', 'run_rival']
 
 # %% ../../nbs/peers/six_ways.ipynb #77c685a8
-from dataclasses import replace
 from functools import partial
 
 import torch
 
+from ..config import change
 from ..data import PoseSet, resize_factor
-from ..experiments.jobs import IDEAS, RIVALS
+from ..experiments.jobs import RIVALS
 from ..experiments.rows import Row, Run, RunOptions, Scale, row_config, row_sets
 from .centernet import CenterNet
 from .directpose import DirectPose
@@ -66,7 +66,7 @@ def run_rival(
     seed: int = 0,
     config: Config | None = None,  # None: that of the last row of Table I
     options: RunOptions = RunOptions(),
-    idea: str | None = None,  # one of SMPR's, an option of the rival that is switched on (`IDEAS`)
+    option: str | None = None,  # one of the method's, changed: "stages=1"
 ) -> Run:
     "Train and evaluate one of the methods at a scale. Raises SmprError."
     config = config or row_config(Row.PAFPN, scale.config)
@@ -74,8 +74,6 @@ def run_rival(
     methods = rivals(config, train_set)
     if name not in methods:
         raise SmprError(f"'{name}' is no method; known are {', '.join(RIVALS)}")
-    method, known = methods[name], sorted({option for rival, option in IDEAS.values() if rival == name})
-    if idea and idea not in known:
-        raise SmprError(f"idea '{idea}' does not fit {name}; it takes {' or '.join(known) or 'none'}")
-    method = replace(method, **{idea: True}) if idea else method
+    method, (what, _, value) = methods[name], (option or "").partition("=")
+    method = change(method, what, value) if option else method
     return run_method(experiment, name, method, scale, seed, config, options)
