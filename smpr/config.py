@@ -194,9 +194,7 @@ def change(config, name: str, value):  # name: train.lr; value: also as text
     first, _, rest = name.partition(".")
     known = [f.name for f in fields(config)] if is_dataclass(config) else []
     if first not in known:
-        raise SmprError(
-            f"{type(config).__name__} has no option {first!r}; known are {', '.join(known) or 'none'}"
-        )
+        raise SmprError(f"{type(config).__name__} has no option {first!r}; known are {', '.join(known)}")
     return replace(config, **{first: change(getattr(config, first), rest, value) if rest else value})
 
 # %% ../nbs/appendix/config.ipynb #0932b24b

@@ -533,7 +533,7 @@ def test_psa_assignment_and_losses(seed, n):
     truth = who.keypoints[owner[mine]]
     target = (truth[..., :2] - stage.anchors[0, mine]) / stage.sides[mine, None, None]
     close((target * (truth[..., 2:] > 0)).flatten(1), z[f"pose_target_{n}"], "targets")
-    person, pose = psa.stage_losses(stage, [who], psa.stage_owners(stage, [who], SIGMAS, low, high))
+    person, pose = psa.stage_losses(stage, [who], psa.stage_owners(stage, [who], SIGMAS, low=low, high=high))
     close(torch.stack([person, pose]), z[f"loss_{n}"][:2], "losses")
     h, w = z[f"image_hw_{n}"].tolist()
     poses = stage.poses[0, ::37].flatten(1)

@@ -103,6 +103,24 @@ PACKAGE_LINES += 165  # SMPR's pose score and OKS positives as options of the ri
 PACKAGE_LINES += 40  # names of the methods in one place; margins of seeds and of pictures; controls of "all"
 
 
+def code_lines(text: str) -> int:
+    "Lines that are neither blank nor a comment, an import, a docstring or nbdev's `__all__`."
+    other = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node):
+            other |= {*range(node.body[0].lineno, node.body[0].end_lineno + 1)}
+        if isinstance(node, ast.Import | ast.ImportFrom) or ast.unparse(node).startswith("__all__ ="):
+            other |= {*range(node.lineno, node.end_lineno + 1)} if hasattr(node, "lineno") else set()
+    lines = enumerate(map(str.strip, text.splitlines()), 1)
+    return sum(1 for n, line in lines if line and not line.startswith("#") and n not in other)
+
+
+@pytest.mark.parametrize("name", ["directpose", "centernet", "spm", "point_set_anchors", "keypoint_rcnn"])
+def test_a_rival_is_short_because_the_rest_is_shared(name):
+    "At most 280 lines of code for what a method does differently; everything else is the core's."
+    assert 110 <= code_lines((ROOT / f"smpr/peers/{name}.py").read_text()) <= 280
+
+
 @pytest.mark.parametrize(
     "modules, limit", [(MODULES, PACKAGE_LINES), (CORE, CORE_LINES)], ids=["package", "core"]
 )

@@ -23,7 +23,7 @@ from ..inference import DecodeConfig, best_locations
 from ..losses import focal_loss
 from ..model import ModelConfig, tower
 from .centernet import draw_gaussians
-from .interface import Rival, ScoredMethod, pose_score_loss
+from .interface import Rival, ScoredMethod, finer, pose_score_loss
 from ..scoring import confidence
 from ..settings import SmprError
 from ..skeleton import COCO17, Skeleton
@@ -206,19 +206,12 @@ class JointBranch(nn.Module):
 
     def __init__(self, config: ModelConfig, K: int):
         super().__init__()
-        c, norm = config.width, config.norm_groups
-        self.parts = nn.ModuleList(
-            nn.Sequential(
-                *(nn.Conv2d(c, c, 3, padding=1, bias=False), nn.GroupNorm(norm, c), nn.ReLU(inplace=True)),
-                *(
-                    nn.ConvTranspose2d(c, c, 4, 2, 1, bias=False),
-                    nn.GroupNorm(norm, c),
-                    nn.ReLU(inplace=True),
-                ),
-                nn.Conv2d(c, n, 1),
-            )
-            for n in (K, 2 * K)
-        )
+        c, norm, parts = config.width, config.norm_groups, []
+        for n in (K, 2 * K):
+            layers = [nn.Conv2d(c, c, 3, padding=1, bias=False), nn.GroupNorm(norm, c), nn.ReLU(inplace=True)]
+            layers += [*finer(config, config.strides[0] // 2), nn.Conv2d(c, n, 1)]
+            parts.append(nn.Sequential(*layers))
+        self.parts = nn.ModuleList(parts)
 
     def forward(self, x: Tensor) -> JointMaps:
         heat, offset = (part(x).float().sigmoid() for part in self.parts)
@@ -261,18 +254,10 @@ def fuse_joints(poses: Tensor, maps: JointMaps, n: int, stride: int, top: int = 
     return spots.expand(len(poses), -1, -1, -1).gather(3, which)[..., 0]
 
 # %% ../../nbs/peers/point_set_anchors.ipynb #e9d99410
-def stage_owners(
-    stage: Stage,
-    people: list[People],
-    sigmas: Tensor,
-    low: float = 0.4,
-    high: float = 0.5,
-    top: int = 9,
-    kinds: int = 1,
-) -> list[Tensor]:  # (P,) each
-    "Which person of each picture the anchors of a stage learn."
+def stage_owners(stage: Stage, people: list[People], sigmas: Tensor, **rule) -> list[Tensor]:  # (P,) each
+    "Which person of each picture the anchors of a stage learn, by a rule of `assign_anchors`."
     pairs = [(p.keypoints, anchors.detach()) for p, anchors in zip(people, stage.anchors)]
-    return [assign_anchors(anchor_oks(k, anchors, sigmas), low, high, top, kinds) for k, anchors in pairs]
+    return [assign_anchors(anchor_oks(k, anchors, sigmas), **rule) for k, anchors in pairs]
 
 
 def stage_losses(stage: Stage, people: list[People], owners: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -379,8 +364,8 @@ class PointSetAnchors(ScoredMethod):
     def losses(self, net: Rival, answer: Staged, people: list[People], config: Config) -> dict[str, Tensor]:
         losses, kinds = {}, max(len(self.shapes), 1) * len(self.scales) * len(self.turns)
         for i, stage in enumerate(answer.stages):
-            low, high = self.low[min(i, 1)], self.high[min(i, 1)]
-            owners = stage_owners(stage, people, net.sigmas, low, high, self.top, kinds)
+            rule = {"low": self.low[min(i, 1)], "high": self.high[min(i, 1)], "top": self.top, "kinds": kinds}
+            owners = stage_owners(stage, people, net.sigmas, **rule)
             both = stage_losses(stage, people, owners)
             losses |= {f"person_{i + 1}": both[0], f"pose_{i + 1}": both[1]}
             if stage.scores is not None:
