@@ -109,8 +109,9 @@ def code_lines(text: str) -> int:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node):
             other |= {*range(node.body[0].lineno, node.body[0].end_lineno + 1)}
-        if isinstance(node, ast.Import | ast.ImportFrom) or ast.unparse(node).startswith("__all__ ="):
-            other |= {*range(node.lineno, node.end_lineno + 1)} if hasattr(node, "lineno") else set()
+        exports = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        if exports or isinstance(node, ast.Import | ast.ImportFrom):
+            other |= {*range(node.lineno, node.end_lineno + 1)}
     lines = enumerate(map(str.strip, text.splitlines()), 1)
     return sum(1 for n, line in lines if line and not line.startswith("#") and n not in other)
 
