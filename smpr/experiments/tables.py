@@ -254,10 +254,11 @@ def paired_step(
     label: str,
     redrawn: np.ndarray,  # (replicates, S) differences of AP on redrawn pictures, one column a seed
     whole: list[float],  # the same on all pictures, once each
+    unit: float = 100.0,  # of the step: percent; 1 for what is no AP
 ) -> Step:
     "Difference of two rows, with Student's margin over the seeds and that of the redraws joined."
-    seeds = over_seeds(label, [100 * v for v in whole])
-    pictures = 1.96 * float(np.nanstd(100 * redrawn.mean(1)))
+    seeds = over_seeds(label, [unit * v for v in whole])
+    pictures = 1.96 * float(np.nanstd(unit * redrawn.mean(1)))
     own = seeds.high - seeds.difference if seeds.seeds > 1 else 0.0
     half = float(np.hypot(own, pictures))
     return Step(label, seeds.difference, seeds.difference - half, seeds.difference + half, seeds.seeds)
